@@ -1,0 +1,1 @@
+"""Programs that run, and are run by the tests."""

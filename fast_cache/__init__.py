@@ -1,0 +1,56 @@
+"""fast_cache: caching for FastAPI.
+
+The names below are the package's public surface. Drivers of backends are imported when they are used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fast_cache.backends.base import CacheBackend
+from fast_cache.backends.memory import InMemoryBackend
+from fast_cache.cache import Cache, CacheDep, cache
+from fast_cache.errors import (
+    BackendError,
+    BackendUnavailable,
+    ConfigurationError,
+    DecodeError,
+    EncodeError,
+    FastCacheError,
+    InvalidTypeError,
+    NotInitialisedError,
+    UnkeyableError,
+)
+from fast_cache.keys import NotKeyed
+
+if TYPE_CHECKING:
+    from fast_cache.backends.redis import RedisBackend
+
+__all__ = [
+    "BackendError",
+    "BackendUnavailable",
+    "Cache",
+    "CacheBackend",
+    "CacheDep",
+    "ConfigurationError",
+    "DecodeError",
+    "EncodeError",
+    "FastCacheError",
+    "InMemoryBackend",
+    "InvalidTypeError",
+    "NotInitialisedError",
+    "NotKeyed",
+    "RedisBackend",
+    "UnkeyableError",
+    "cache",
+]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "RedisBackend":
+        from fast_cache.backends.redis import RedisBackend
+
+        return RedisBackend
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,50 @@
+"""What may be a key and what may be a namespace: checked once, at the border, for every built-in backend."""
+
+from __future__ import annotations
+
+from fast_cache.errors import ConfigurationError, InvalidTypeError
+
+MAX_KEY_LENGTH = 4096
+"""Characters. Keys made by decorated functions are far shorter: long arguments are digested."""
+
+
+def check_key(key: str) -> str:
+    """Return ``key`` if a value can be stored under it.
+
+    Raises:
+        InvalidTypeError: not text.
+        ConfigurationError: empty, longer than 4096 characters, or not encodable as UTF-8.
+    """
+    if type(key) is not str and not isinstance(key, str):
+        raise InvalidTypeError(f"a key must be text, not {type(key).__name__}")
+    if not key:
+        raise ConfigurationError("a key must not be empty")
+    if len(key) > MAX_KEY_LENGTH:
+        raise ConfigurationError(f"a key may have at most {MAX_KEY_LENGTH} characters, this one has {len(key)}")
+    if not key.isascii():
+        _check_encodable(key, "a key")
+    return key
+
+
+def check_namespace(namespace: str) -> str:
+    """Return ``namespace`` if it can be the first part of keys.
+
+    Raises:
+        InvalidTypeError: not text.
+        ConfigurationError: empty, longer than 256 characters, with control characters, or not encodable as UTF-8.
+    """
+    if not isinstance(namespace, str):
+        raise InvalidTypeError(f"namespace must be text, not {type(namespace).__name__}")
+    if not namespace or len(namespace) > 256:
+        raise ConfigurationError("namespace must have 1 to 256 characters")
+    if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in namespace):
+        raise ConfigurationError("namespace must not contain control characters")
+    _check_encodable(namespace, "namespace")
+    return namespace
+
+
+def _check_encodable(text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{what} must be encodable as UTF-8; it contains a lone surrogate") from None

@@ -1,0 +1,153 @@
+"""Redis, for values that several processes share.
+
+The ten methods here, and the engine through the store, run the same coroutines over the same link. Redis being away
+never raises: reads find nothing, writes are dropped, invalidations are kept and delivered first on its return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from fast_cache.backends.base import CacheBackend
+from fast_cache.backends.keyspace import check_key, check_namespace
+from fast_cache.backends.redis.breaker import Breaker
+from fast_cache.backends.redis.layout import Layout
+from fast_cache.backends.redis.link import Link
+from fast_cache.backends.redis.store import RedisStore
+from fast_cache.backends.redis.target import Target
+from fast_cache.backends.store import Store
+from fast_cache.durations import Duration, optional_seconds, seconds
+from fast_cache.entry import MISSING
+from fast_cache.errors import BackendError, ConfigurationError, InvalidTypeError
+from fast_cache.ports import ASYNCIO, BLOCKING, Port, run_blocking
+
+T = TypeVar("T")
+
+
+class RedisBackend(CacheBackend):
+    """A cache in Redis (6.2 or later, or Valkey), shared by every process that names the same namespace.
+
+    Args:
+        redis_url: ``redis://``, ``rediss://`` or ``unix://``; or a client of yours, ``redis.Redis`` or
+            ``redis.asyncio.Redis``: its connections are used and stay yours to close.
+        namespace: the first part of every key. :meth:`clear` touches nothing outside it.
+        pool_size: connections kept open per event loop, and for all threads together.
+        max_connections: how many may be open at once; whoever needs one more waits, up to ``timeout``.
+        client, async_client: your clients, where both flavours are to be yours. A missing flavour is made alike.
+        timeout: how long the server may be silent, and a free connection may take (seconds or another duration).
+        connect_timeout: how long connecting may take.
+        max_load_time: a load that takes longer than this is not stored: its fence is gone by then.
+        max_expire: the longest lifetime of anything in Redis, also of entries without expiry.
+
+    Raises:
+        ConfigurationError: a malformed URL, an unknown option, a number that can't be; nothing is connected yet.
+    """
+
+    def __init__(
+        self,
+        redis_url: Any = "redis://localhost:6379/0",
+        namespace: str = "fastapi-cache",
+        pool_size: int = 10,
+        max_connections: int = 20,
+        *,
+        client: Any = None,
+        async_client: Any = None,
+        timeout: Duration = 1.0,
+        connect_timeout: Duration = 1.0,
+        max_load_time: Duration = "10m",
+        max_expire: Duration = "30d",
+    ) -> None:
+        self.namespace = check_namespace(namespace)
+        _check_count(pool_size, "pool_size")
+        _check_count(max_connections, "max_connections")
+        clients = [given for given in (client, async_client) if given is not None]
+        if redis_url is not None and not isinstance(redis_url, str):
+            clients.insert(0, redis_url)
+        target = Target(
+            redis_url,
+            tuple(clients),
+            pool_size=pool_size,
+            max_connections=max_connections,
+            timeout=seconds(timeout, option="timeout"),
+            connect_timeout=seconds(connect_timeout, option="connect_timeout"),
+        )
+        layout = Layout(namespace, fence_ms=round(seconds(max_load_time, option="max_load_time") * 1000))
+        breaker = Breaker()
+        self._link = Link(target, layout, breaker)
+        longest = seconds(max_expire, option="max_expire")
+        self._store = RedisStore(type(self).__name__, self._link, layout, breaker, longest)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return run_blocking(self._get(BLOCKING, key, default))
+
+    async def aget(self, key: str, default: Any = None) -> Any:
+        return await self._get(ASYNCIO, key, default)
+
+    def set(self, key: str, value: Any, expire: Duration | None = None) -> None:
+        run_blocking(self._set(BLOCKING, key, value, expire))
+
+    async def aset(self, key: str, value: Any, expire: Duration | None = None) -> None:
+        await self._set(ASYNCIO, key, value, expire)
+
+    def delete(self, key: str) -> bool:
+        return run_blocking(self._delete(BLOCKING, key))
+
+    async def adelete(self, key: str) -> bool:
+        return await self._delete(ASYNCIO, key)
+
+    def clear(self) -> None:
+        run_blocking(self._clear(BLOCKING))
+
+    async def aclear(self) -> None:
+        await self._clear(ASYNCIO)
+
+    def has(self, key: str) -> bool:
+        return run_blocking(self._has(BLOCKING, key))
+
+    async def ahas(self, key: str) -> bool:
+        return await self._has(ASYNCIO, key)
+
+    def close(self) -> None:
+        self._link.close()
+
+    async def aclose(self) -> None:
+        await self._link.aclose()
+        self._link.close()
+
+    def engine_store(self) -> Store:
+        return self._store
+
+    async def _get(self, port: Port, key: str, default: Any) -> Any:
+        value = await self._or_else(MISSING, self._store.read, port, check_key(key), None)
+        return default if value is MISSING else value
+
+    async def _set(self, port: Port, key: str, value: Any, expire: Duration | None) -> None:
+        lifetime = optional_seconds(expire, option="expire")
+        await self._or_else(None, self._store.put, port, check_key(key), value, lifetime)
+
+    async def _delete(self, port: Port, key: str) -> bool:
+        return await self._or_else(False, self._store.delete, port, check_key(key))
+
+    async def _clear(self, port: Port) -> None:
+        await self._or_else(None, self._store.clear, port)
+
+    async def _has(self, port: Port, key: str) -> bool:
+        return await self._or_else(False, self._store.has, port, check_key(key))
+
+    async def _or_else(self, otherwise: T, step: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """Carry out ``step``; if the store fails, the trouble is counted and ``otherwise`` is the answer."""
+        try:
+            result = await step(*args)
+        except BackendError as error:
+            self._store.health.failed(error)
+            return otherwise
+        self._store.health.works()
+        return result
+
+
+def _check_count(value: object, option: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidTypeError(f"{option} must be a whole number, not {type(value).__name__}")
+    if value < 1:
+        raise ConfigurationError(f"{option} must be at least 1, got {value}")

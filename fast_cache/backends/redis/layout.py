@@ -1,0 +1,101 @@
+"""How a namespace lies in Redis: the names of its keys, and the scripts that change them.
+
+    ns:v:{key}   the value, in an envelope, with a lifetime
+    ns:f:{key}   the fence: a random token that exists while loads of the key are in flight
+    ns:g:        the generation of the namespace: a random token that every envelope repeats
+
+A value and its fence share a slot. The prefixes do not nest, so each can be watched or scanned by itself.
+
+The fence. Whoever is about to compute a value creates the token if there is none, and stores the value only if the
+very same token is still there. A delete removes value and token in one command, and needs nothing else: no garbage
+stays behind, and a token that was lost (evicted, expired, gone with a failed master) refuses the write, which is
+always safe. The idea of a lease that a delete revokes is Facebook's: "Scaling Memcache at Facebook", NSDI 2013, §3.2.1.
+
+Clearing puts a new generation; entries that repeat another one are dead when read, and expire by themselves.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import quote
+
+TOKEN_LENGTH: Final = 16
+
+Command = tuple[str | bytes | int, ...]
+"""One Redis command: its name and arguments."""
+
+_WRITE_IF_FENCED: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+redis.call('DEL', KEYS[1])
+return 1
+"""
+
+
+class Layout:
+    """The commands of one namespace. Lifetimes are in milliseconds."""
+
+    def __init__(self, namespace: str, fence_ms: int) -> None:
+        # Braces would decide the slot, colons imitate another namespace; everything else is left readable.
+        prefix = quote(namespace, safe=" !#$&'()*+,/;<=>?@[]^`|~\"\\-._")
+        self._value_prefix = f"{prefix}:v:{{"
+        self._fence_prefix = f"{prefix}:f:{{"
+        self._generation = f"{prefix}:g:"
+        self._fence_ms = fence_ms
+
+    def value_key(self, key: str) -> str:
+        return self._value_prefix + _within_braces(key) + "}"
+
+    def fence_key(self, key: str) -> str:
+        return self._fence_prefix + _within_braces(key) + "}"
+
+    def read(self, key: str) -> list[Command]:
+        """Replies: the value, the generation."""
+        return [("GET", self.value_key(key)), ("GET", self._generation)]
+
+    def read_generation(self, new: bytes) -> list[Command]:
+        """Create the generation if there is none. Replies: OK or nil, the generation."""
+        return [("SET", self._generation, new, "NX"), ("GET", self._generation)]
+
+    def capture(self, key: str, new_fence: bytes, new_generation: bytes, *, replace: bool) -> list[Command]:
+        """Replies: the value, OK or nil, whether the lifetime was set, the fence, OK or nil, the generation."""
+        fence = self.fence_key(key)
+        create: Command = ("SET", fence, new_fence, "PX", self._fence_ms)
+        return [
+            ("GET", self.value_key(key)),
+            create if replace else (*create, "NX"),
+            ("PEXPIRE", fence, self._fence_ms),
+            ("GET", fence),
+            *self.read_generation(new_generation),
+        ]
+
+    def repair_fence(self, key: str, new: bytes) -> list[Command]:
+        """Replace whatever lies under the name of the fence."""
+        return [("SET", self.fence_key(key), new, "PX", self._fence_ms)]
+
+    def repair_generation(self, new: bytes) -> list[Command]:
+        """Replace whatever lies under the name of the generation: clearing, as it happens."""
+        return self.clear(new)
+
+    def write(self, key: str, fence: bytes, data: bytes, lifetime_ms: int) -> list[Command]:
+        """Reply: 1 if stored, 0 if fenced off."""
+        return [("EVAL", _WRITE_IF_FENCED, 2, self.fence_key(key), self.value_key(key), fence, data, lifetime_ms)]
+
+    def put(self, key: str, data: bytes, lifetime_ms: int) -> list[Command]:
+        """Store unconditionally, fencing off what is in flight. Replies: removed fences, OK."""
+        return [("DEL", self.fence_key(key)), ("SET", self.value_key(key), data, "PX", lifetime_ms)]
+
+    def delete(self, key: str) -> list[Command]:
+        """Reply: how many values were removed. The fence goes first, so nothing slips in between."""
+        return [("DEL", self.fence_key(key)), ("DEL", self.value_key(key))]
+
+    def clear(self, new: bytes) -> list[Command]:
+        """Reply: OK."""
+        return [("SET", self._generation, new)]
+
+
+def _within_braces(key: str) -> str:
+    """``key`` as the hash tag: a closing brace inside would end the tag early, and an empty tag would be none."""
+    if "}" in key or "%" in key:
+        key = key.replace("%", "%25").replace("}", "%7D")
+    return key

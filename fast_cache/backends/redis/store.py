@@ -1,0 +1,162 @@
+"""The engine's view of Redis: values in envelopes, fences as tokens, one copy for both flavours.
+
+What the commands are is the layout's affair, how they travel the link's; here is what the replies mean. Nothing that
+lies in Redis is trusted: a foreign type, a torn envelope, another key's entry or a dead generation is a miss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fast_cache.backends.redis.breaker import Breaker
+from fast_cache.backends.redis.layout import TOKEN_LENGTH, Command, Layout
+from fast_cache.backends.redis.link import Link, Reply, new_token
+from fast_cache.backends.store import CodecSource, Store
+from fast_cache.entry import MISSING, Entry
+from fast_cache.errors import BackendError, DecodeError
+from fast_cache.ports import Port
+from fast_cache.serializers import Codec, Stored, codec_for, decode_stored, encode_stored, unpack_stored
+from fast_cache.single_flight import Flight
+from redis.exceptions import ResponseError
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a load depends on, noted before it began."""
+
+    fence: bytes
+    generation: bytes
+
+
+class RedisStore(Store):
+    """Entries of one namespace. ``longest`` caps every lifetime, in seconds: Redis never holds ours for ever."""
+
+    shared = True
+
+    def __init__(self, name: str, link: Link, layout: Layout, breaker: Breaker, longest: float) -> None:
+        super().__init__(name)
+        self.table: dict[str, Entry] = {}
+        self._link = link
+        self._layout = layout
+        self._breaker = breaker
+        self._longest: Final = longest
+
+    async def read(self, port: Port, key: str, codec: CodecSource | None) -> Any:
+        data, generation = await self._link.exchange(port, self._layout.read(key))
+        return _decoded(_opened(key, data, generation), codec)
+
+    async def has(self, port: Port, key: str) -> bool:
+        data, generation = await self._link.exchange(port, self._layout.read(key))
+        return _opened(key, data, generation) is not None
+
+    async def capture(self, port: Port, key: str, codec: CodecSource, *, replace: bool) -> tuple[Any, object]:
+        commands = self._layout.capture(key, new_token(), new_token(), replace=replace)
+        data, _, _, fence, _, generation = await self._link.exchange(port, commands)
+        value = MISSING if replace else _decoded(_opened(key, data, generation), codec)
+        if value is not MISSING:
+            return value, None
+        if not _is_token(fence):
+            fence = new_token()
+            _expect_ok(await self._link.exchange(port, self._layout.repair_fence(key, fence)))
+        if not _is_token(generation):
+            generation = new_token()
+            _expect_ok(await self._link.exchange(port, self._layout.repair_generation(generation)))
+        return MISSING, Ticket(fence, generation)
+
+    async def write(
+        self, port: Port, flight: Flight, ticket: object, value: Any, codec: CodecSource, expire: float | None
+    ) -> bool:
+        assert isinstance(ticket, Ticket)
+        data, lifetime_ms = self._encode(flight.key, value, codec(), expire, ticket.generation)
+        if flight.moved:
+            return False
+        (reply,) = await self._link.exchange(port, self._layout.write(flight.key, ticket.fence, data, lifetime_ms))
+        return _expect_int(reply) == 1
+
+    async def put(self, port: Port, key: str, value: Any, expire: float | None) -> None:
+        """Store ``value`` whatever is in flight; undelivered, it counts as an invalidation of what was there."""
+        codec = codec_for()
+        codec.encode(value)  # what can't be stored is the caller's error, also while Redis is away
+        self.flights.invalidate(key)
+        try:
+            _, generation = await self._link.exchange(port, self._layout.read_generation(new_token()))
+            if not _is_token(generation):
+                generation = new_token()
+                _expect_ok(await self._link.exchange(port, self._layout.repair_generation(generation)))
+            data, lifetime_ms = self._encode(key, value, codec, expire, generation)
+            _expect_ok((await self._link.exchange(port, self._layout.put(key, data, lifetime_ms)))[1:])
+        except BackendError:
+            self._breaker.owe(key)
+            raise
+
+    async def delete(self, port: Port, key: str) -> bool:
+        self.flights.invalidate(key)
+        (_, removed) = await self._invalidate(port, key, self._layout.delete(key))
+        return _expect_int(removed) > 0
+
+    async def clear(self, port: Port) -> None:
+        self.flights.invalidate_all()
+        await self._invalidate(port, None, self._layout.clear(new_token()))
+
+    async def _invalidate(self, port: Port, key: str | None, commands: list[Command]) -> list[Reply]:
+        """Tell Redis of an invalidation. One that is not confirmed is owed, also if its caller is cancelled."""
+        confirmed = False
+
+        async def tell() -> list[Reply]:
+            nonlocal confirmed
+            replies = await self._link.exchange(port, commands)
+            _expect_ok(replies)
+            confirmed = True
+            return replies
+
+        return await port.finish(tell(), at_end=lambda: None if confirmed else self._breaker.owe(key))
+
+    def _encode(self, key: str, value: Any, codec: Codec, expire: float | None, generation: bytes) -> tuple[bytes, int]:
+        lifetime = self._longest if expire is None else min(expire, self._longest)
+        data = encode_stored(key, value, codec, lifetime, generation)
+        return data, max(1, round(lifetime * 1000))
+
+
+def _opened(key: str, data: Reply, generation: Reply) -> Stored | None:
+    """The entry, if the bytes are one of ``key`` and of the living generation."""
+    if not isinstance(data, bytes) or not _is_token(generation):
+        return None
+    try:
+        stored = unpack_stored(key, data)
+    except DecodeError:
+        return None
+    return stored if stored.generation == generation else None
+
+
+def _decoded(stored: Stored | None, codec: CodecSource | None) -> Any:
+    if stored is None:
+        return MISSING
+    try:
+        return decode_stored(stored, codec() if codec is not None else None)
+    except DecodeError:
+        return MISSING
+
+
+def _is_token(reply: Reply) -> bool:
+    return isinstance(reply, bytes) and len(reply) == TOKEN_LENGTH
+
+
+def _expect_int(reply: Reply) -> int:
+    if isinstance(reply, int):
+        return reply
+    raise _refused(reply)
+
+
+def _expect_ok(replies: list[Reply]) -> None:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise _refused(reply)
+
+
+def _refused(reply: Reply) -> BackendError:
+    """A reply that is an error: full, read-only, forbidden. Its first word names the kind; the rest may quote us."""
+    kind = str(reply).split(" ", 1)[0][:40] if isinstance(reply, ResponseError) else type(reply).__name__
+    error = BackendError(f"Redis refused a command: {kind}")
+    error.__cause__ = reply if isinstance(reply, Exception) else None
+    return error

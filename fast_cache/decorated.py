@@ -1,0 +1,118 @@
+"""What a decorated function looks like to a type checker: exactly as undecorated, with a few operations more.
+
+On a method the operations are reached through the instance, ``shop.price.invalidate(1)``, or take it first,
+``Shop.price.invalidate(shop, 1)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+C_contra = TypeVar("C_contra", contravariant=True)
+C = TypeVar("C")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Decorator(Protocol):
+    """What ``cache.cached(...)`` with options returns."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, fn: Callable[Concatenate[type[C], P], Coroutine[Any, Any, T]], /
+    ) -> AsyncClassCached[C, P, T]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[type[C], P], T], /) -> SyncClassCached[C, P, T]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> AsyncCached[P, T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, fn: Callable[P, T], /) -> SyncCached[P, T]: ...
+
+
+class AsyncCached(Protocol[P, T_co]):
+    """A decorated ``async def``."""
+
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[..., Any]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]: ...
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> AsyncCached[P, T_co]: ...
+    @overload
+    def __get__(
+        self: AsyncCached[Concatenate[Any, Q], T_co], instance: object, owner: type | None = None, /
+    ) -> AsyncCached[Q, T_co]: ...
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[bool]:
+        """Remove what is cached for these arguments, and fence off loads in flight. True if something was removed.
+
+        Local memory is changed at once, also if the result is not awaited; a remote store when it is.
+
+        Raises:
+            UnkeyableError: these arguments have no key.
+        """
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]:
+        """Call the function, store what it returns, and return it."""
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The key of these arguments, as :meth:`CacheBackend.get` takes it.
+
+        Raises:
+            UnkeyableError: these arguments have no key.
+        """
+
+
+class SyncCached(Protocol[P, T_co]):
+    """A decorated ``def``."""
+
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[..., Any]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> SyncCached[P, T_co]: ...
+    @overload
+    def __get__(
+        self: SyncCached[Concatenate[Any, Q], T_co], instance: object, owner: type | None = None, /
+    ) -> SyncCached[Q, T_co]: ...
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Remove what is cached for these arguments, and fence off loads in flight. True if something was removed.
+
+        Raises:
+            UnkeyableError: these arguments have no key.
+        """
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
+        """Call the function, store what it returns, and return it."""
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The key of these arguments, as :meth:`CacheBackend.get` takes it.
+
+        Raises:
+            UnkeyableError: these arguments have no key.
+        """
+
+
+class AsyncClassCached(Protocol[C_contra, P, T_co]):
+    """A decorated ``async def`` whose first parameter is a class: a classmethod, bound when it is reached."""
+
+    def __call__(self, cls: type[C_contra], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]: ...
+
+    def __get__(self, instance: object, owner: type | None = None, /) -> AsyncCached[P, T_co]: ...
+
+
+class SyncClassCached(Protocol[C_contra, P, T_co]):
+    """A decorated ``def`` whose first parameter is a class: a classmethod, bound when it is reached."""
+
+    def __call__(self, cls: type[C_contra], /, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
+
+    def __get__(self, instance: object, owner: type | None = None, /) -> SyncCached[P, T_co]: ...

@@ -1,0 +1,124 @@
+"""How a decorated function learns that FastAPI called it, and for which request.
+
+Its signature has one more parameter, which FastAPI sees and fills and nobody else sees. A call that carries it came
+from FastAPI: as the endpoint of that request, or as one of its dependencies; a call without it is a call of a
+function. Relies on FastAPI reading ``inspect.signature(call).parameters`` and calling with keywords.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Annotated, Any, Final, get_args, get_origin
+
+from fastapi import Depends, params
+from fastapi.dependencies.utils import get_typed_annotation
+from starlette.requests import HTTPConnection, Request
+from starlette.websockets import WebSocket
+
+REQUEST_PARAMETER: Final = "fast_cache_request__"
+"""The keyword by which FastAPI hands a decorated function its request. ``None`` or absent: called as a function.
+
+On an HTTP route its value is the ``Request``. On a WebSocket route it is the ``WebSocket``, for which the planner's
+verdict is always "not cacheable".
+"""
+
+
+async def _connection(connection: HTTPConnection) -> HTTPConnection:
+    return connection
+
+
+class EndpointSignature(inspect.Signature):
+    """A function's own signature to everybody, with one more keyword-only parameter to FastAPI.
+
+    FastAPI decides what to pass by reading ``.parameters``, and passes nothing that is not there. A plain parameter
+    would show: in the user's introspection, in ``inspect.signature(decorated) == inspect.signature(original)``, and
+    to every library that builds calls from signatures. So ``.parameters`` looks at who reads it: code of the package
+    ``fastapi`` gets the extra parameter, everything else the truth. Equality, ``str``, ``bind``, ``pickle`` and
+    ``copy`` go by the truth, and ``replace`` keeps the class, so that a partial, a bound method, or a library that
+    rewrites a signature still receives the request.
+
+    The parameter never reaches OpenAPI: what FastAPI fills with the connection is no part of the schema.
+    """
+
+    __slots__ = ("_globals",)
+
+    def __init__(
+        self,
+        parameters: Sequence[inspect.Parameter] | None = None,
+        *,
+        return_annotation: Any = inspect.Signature.empty,
+        __validate_parameters__: bool = True,
+        globalns: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            parameters, return_annotation=return_annotation, __validate_parameters__=__validate_parameters__
+        )
+        self._globals = globalns or {}
+
+    @classmethod
+    def of(cls, fn: Callable[..., Any]) -> EndpointSignature:
+        """The signature to put on the wrapper of ``fn``, as ``__signature__``.
+
+        Annotations stay as they are written. FastAPI resolves the ones that are text in the globals of
+        ``inspect.unwrap(wrapper)``, so the wrapper needs ``__wrapped__``, as ``functools.wraps`` sets it.
+        """
+        own = inspect.signature(fn)
+        return cls(
+            tuple(own.parameters.values()),
+            return_annotation=own.return_annotation,
+            globalns=getattr(inspect.unwrap(fn), "__globals__", None),
+        )
+
+    @property
+    def parameters(self) -> MappingProxyType[str, inspect.Parameter]:
+        """The function's parameters, in order; read by FastAPI, with :data:`REQUEST_PARAMETER` among them."""
+        own = super().parameters
+        reader: str = sys._getframe(1).f_globals.get("__name__", "")
+        if not (reader == "fastapi" or reader.startswith("fastapi.")) or REQUEST_PARAMETER in own:
+            return own
+        named = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        rest = [p for p in own.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+        return MappingProxyType({p.name: p for p in [*named, _hidden(own.values(), self._globals), *rest]})
+
+    def replace(self, **changes: Any) -> EndpointSignature:
+        """Like :meth:`inspect.Signature.replace`; the copy hides the same parameter."""
+        copy = super().replace(**changes)
+        copy._globals = self._globals
+        return copy
+
+    __replace__ = replace  # what copy.replace() calls from Python 3.13 on
+
+
+def _hidden(own: Iterable[inspect.Parameter], globalns: Mapping[str, Any]) -> inspect.Parameter:
+    """The extra parameter, so annotated that it takes nothing away from the function's own parameters.
+
+    FastAPI fills one parameter of each kind per function: a second ``Request`` would leave the first one empty.
+    ``HTTPConnection`` is the kind that endpoints hardly ever declare, and the one that WebSocket routes fill too.
+    """
+    taken = {_injected(p, globalns) for p in own}
+    annotation: Any
+    if HTTPConnection not in taken:
+        annotation = HTTPConnection
+    elif Request not in taken:
+        annotation = Request
+    else:
+        annotation = Annotated[HTTPConnection, Depends(_connection)]
+    # No default: FastAPI would not look at it, and a parameter without one is the plainest to fill.
+    return inspect.Parameter(REQUEST_PARAMETER, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+
+
+def _injected(parameter: inspect.Parameter, globalns: Mapping[str, Any]) -> type | None:
+    """The kind of connection that FastAPI would fill ``parameter`` with, if any."""
+    annotation = get_typed_annotation(parameter.annotation, dict(globalns))
+    # A type alias (`type T = ...`) is looked through, once, as FastAPI does.
+    annotation = getattr(annotation, "__value__", annotation)
+    markers: tuple[Any, ...] = (parameter.default,)
+    if get_origin(annotation) is Annotated:
+        annotation, *metadata = get_args(annotation)
+        markers += tuple(metadata)
+    if not isinstance(annotation, type) or any(isinstance(marker, params.Depends) for marker in markers):
+        return None
+    return next((kind for kind in (Request, WebSocket, HTTPConnection) if issubclass(annotation, kind)), None)

@@ -1,0 +1,16 @@
+"""Keys: a call becomes text that is the same for the same call, and for no other, in every process.
+
+:class:`KeyMaker` is made once for each cached function; :func:`encode` is what it writes values with.
+:class:`NotKeyed` marks a parameter that the result does not depend on, and :class:`Role` says what each parameter is
+to the key. Relies on the standard library alone: other libraries' classes are recognised by name, never imported.
+"""
+
+from __future__ import annotations
+
+from fast_cache.keys.binder import compile_binder
+from fast_cache.keys.call_key import KeyMaker, Kind
+from fast_cache.keys.encode import encode, encode_hashed
+from fast_cache.keys.hints import resolve_hints
+from fast_cache.keys.roles import NotKeyed, Role
+
+__all__ = ["KeyMaker", "Kind", "NotKeyed", "Role", "compile_binder", "encode", "encode_hashed", "resolve_hints"]

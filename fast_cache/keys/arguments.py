@@ -1,0 +1,68 @@
+"""The encoder of one parameter: what its role makes of a value.
+
+It is called for values that are not leaves (those are encoded without it), names the parameter in every error, and
+recognises by its class a value that the annotation did not announce: a session in an unannotated parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from fast_cache.errors import UnkeyableError
+from fast_cache.keys.containers import CONTAINERS
+from fast_cache.keys.encode import ADVICE, encode, encode_hashed
+from fast_cache.keys.roles import Role, role_of_class
+
+LEFT_OUT: Final = "-"
+"""Stands in a key for a value that was left out because of its class. It is no encoding."""
+
+_OWNER_ADVICE: Final = (
+    "give the class a __cache_key__(), annotate {name}: Annotated[Self, NotKeyed] if the result does not depend on the "
+    "instance, or pass key_builder="
+)
+_REQUEST_ADVICE: Final = (
+    "take what the result depends on as parameters of their own, annotate it Annotated[Request, NotKeyed] if the "
+    "result does not depend on who asks, or pass key_builder="
+)
+
+
+def parameter_encoder(name: str, role: Role, *, is_owner: bool, handles_by_value: bool) -> Callable[[Any], str]:
+    """Return the function that encodes a value of the parameter ``name``.
+
+    Args:
+        name: the parameter, as errors call it.
+        role: ``KEYED``, ``HASHED`` or ``REQUEST``: what is left out is never encoded.
+        is_owner: whether it is the instance or class that a method is bound to.
+        handles_by_value: whether a handle that was not announced by the annotation is left out or refused.
+    """
+    if role is Role.HASHED:
+        return lambda value: encode_hashed(value, name)
+    if is_owner:
+        advice = _OWNER_ADVICE.format(name=name)
+        return lambda value: encode(value, name, advice=advice)
+    ignored = (Role.HANDLE, Role.PER_REQUEST) if handles_by_value else (Role.PER_REQUEST,)
+
+    def encode_argument(value: Any) -> str:
+        cls = type(value)
+        if cls in CONTAINERS:
+            return encode(value, name)
+        found = role_of_class(cls)
+        if found in ignored:
+            return LEFT_OUT
+        return encode(value, name, advice=_REQUEST_ADVICE if found is Role.REQUEST else ADVICE)
+
+    return encode_argument
+
+
+def reason_left_out(value: object) -> str:
+    """Say why the encoder of a parameter gave :data:`LEFT_OUT` for a value."""
+    return role_of_class(type(value)).value
+
+
+def text_or_reason(encoder: Callable[[Any], str], value: object) -> str:
+    """Return the encoding, or in words why there is none."""
+    try:
+        return encoder(value)
+    except UnkeyableError as error:
+        return f"unkeyable: {error}"

@@ -1,0 +1,104 @@
+"""Key templates: ``key="user:{user.id}:{page}"``.
+
+A template is read once, at decoration: parameters that do not exist, format specifications, conversions and private
+attributes are refused there. Each field's value is encoded, not formatted, and kept apart from the text that follows,
+so two calls share a key only if all their fields are equal. Braces are written ``{{`` and ``}}``, as in ``str.format``.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Collection
+from typing import Any, Final
+
+from fast_cache.errors import ConfigurationError, InvalidTypeError, UnkeyableError
+from fast_cache.keys.encode import encode, encode_hashed
+from fast_cache.keys.text import escape_literal
+
+_FIELD: Final = re.compile(r"(?P<parameter>\w+)(?P<steps>(?:\.\w+|\[[^\[\]]+\])*)")
+_STEP: Final = re.compile(r"\.(\w+)|\[([^\[\]]+)\]")
+_ENDS_A_FIELD: Final = frozenset(":/,;| ")
+"""Characters that no encoding continues with: before any other one, a comma is put behind the field."""
+
+
+class Field:
+    """One ``{parameter.attribute[item]}``: called with the argument, it returns the encoding of what it names."""
+
+    __slots__ = ("_encode", "_steps", "parameter", "text")
+
+    def __init__(self, text: str, parameter: str, steps: tuple[tuple[bool, str | int], ...], *, hashed: bool) -> None:
+        self.text = text
+        self.parameter = parameter
+        self._steps = steps
+        self._encode = encode_hashed if hashed else encode
+
+    def __call__(self, argument: Any) -> str:
+        value = argument
+        try:
+            for is_attribute, name in self._steps:
+                value = getattr(value, str(name)) if is_attribute else value[name]
+        except Exception as error:  # a property of the user's may fail in any way
+            message = f"{self.text}: {type(error).__name__} was raised while the key template's field was read"
+            raise UnkeyableError(message, path=self.text) from error
+        return self._encode(value, self.text)
+
+
+def parse_template(template: str, parameters: Collection[str], *, hashed: Collection[str] = ()) -> list[str | Field]:
+    """Return the template as pieces: fixed text, ready for a key, and fields.
+
+    Args:
+        template: the text, with fields that start with one of ``parameters``.
+        parameters: the names of the function's parameters.
+        hashed: the names of those whose values must not be readable in a key.
+
+    Raises:
+        ConfigurationError: the template is empty or malformed, or names something that it may not.
+        InvalidTypeError: it is not text.
+    """
+    if not isinstance(template, str):
+        raise InvalidTypeError(f"key= must be a template such as 'user:{{user.id}}', not {type(template).__name__}")
+    if not template:
+        raise ConfigurationError("key= is empty; write a template such as 'user:{user.id}', or leave it out")
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ConfigurationError(f"key={template!r} is not a template: {error}; literal braces are doubled") from None
+    pieces: list[str | Field] = []
+    for literal, name, specification, conversion in parsed:
+        if literal:
+            if pieces and isinstance(pieces[-1], Field) and literal[0] not in _ENDS_A_FIELD:
+                pieces.append(",")
+            pieces.append(escape_literal(literal))
+        if name is None:
+            continue
+        if specification or conversion:
+            raise ConfigurationError(
+                f"key={template!r}: {{{name}}} has a format or conversion; values are encoded, so leave it out"
+            )
+        if pieces and isinstance(pieces[-1], Field):
+            pieces.append(",")
+        pieces.append(_field(template, name, parameters, hashed))
+    return pieces
+
+
+def _field(template: str, name: str, parameters: Collection[str], hashed: Collection[str]) -> Field:
+    match = _FIELD.fullmatch(name)
+    if match is None:
+        raise ConfigurationError(
+            f"key={template!r}: {{{name}}} is not a field; write {{parameter}}, {{parameter.attribute}} "
+            f"or {{parameter[item]}}"
+        )
+    parameter = match["parameter"]
+    if parameter not in parameters:
+        raise ConfigurationError(
+            f"key={template!r}: the function has no parameter {parameter!r}; it has {', '.join(parameters) or 'none'}"
+        )
+    steps: list[tuple[bool, str | int]] = []
+    for attribute, item in _STEP.findall(match["steps"]):
+        if attribute.startswith("_"):
+            raise ConfigurationError(f"key={template!r}: {{{name}}} reads the private attribute {attribute!r}")
+        if attribute and not attribute.isidentifier():
+            raise ConfigurationError(f"key={template!r}: {attribute!r} in {{{name}}} is not an attribute's name")
+        steps.append((True, attribute) if attribute else (False, int(item) if item.isdecimal() else item))
+    return Field(name, parameter, tuple(steps), hashed=parameter in hashed)

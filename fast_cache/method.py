@@ -1,0 +1,160 @@
+"""A cached function that stands in a class: reached through an instance, it carries the instance with it.
+
+``shop.price(1)``, ``shop.price.invalidate(1)`` and ``Shop.price.invalidate(shop, 1)`` all mean what they look like. An
+operation that is given something else in place of the instance is refused: it would name a key that nothing has.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fast_cache.errors import ConfigurationError, InvalidTypeError
+from fast_cache.http.endpoint import EndpointSignature
+from fast_cache.keys import Kind
+
+if TYPE_CHECKING:
+    from fast_cache.decorator import Operations
+
+
+class Binds(enum.Enum):
+    """What access through a class or an instance puts first."""
+
+    NOTHING = "nothing"
+    INSTANCE = "instance"
+    CLASS = "class"
+
+
+class CachedMethod:
+    """The descriptor that stands in the class."""
+
+    def __init__(self, wrapper: Callable[..., Any], operations: Operations, binds: Binds) -> None:
+        functools.update_wrapper(self, wrapper)
+        self._wrapper = wrapper
+        self._operations = operations
+        self._binds = binds
+        self._owner: type | None = None
+        self.__signature__ = EndpointSignature.of(operations.fn)
+        if operations.suspends and hasattr(inspect, "markcoroutinefunction"):
+            inspect.markcoroutinefunction(self)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._owner = owner
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        if self._binds is Binds.CLASS:
+            return BoundCachedMethod(self, type(instance) if owner is None else owner)
+        if self._binds is Binds.NOTHING or instance is None:
+            return self
+        return BoundCachedMethod(self, instance)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._wrapper(*args, **kwargs)
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        self._check_first(args, "key")
+        return self._operations.key(*args, **kwargs)
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_first(args, "invalidate")
+        return self._operations.invalidate(*args, **kwargs)
+
+    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_first(args, "refresh")
+        return self._operations.refresh(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<cached {self._operations.policy.name}>"
+
+    def _check_first(self, args: tuple[Any, ...], operation: str) -> None:
+        """Refuse what can't be the instance or the class. Below ``@staticmethod`` nothing is known and all may pass."""
+        fn, name = self._operations.fn, self._operations.policy.name
+        if self._operations.keys.kind == "classmethod":
+            if not args or not isinstance(args[0], type):
+                raise InvalidTypeError(
+                    f"{operation} of the classmethod {name} takes the class first; put @cache.cached above "
+                    f"@classmethod to reach it through the class"
+                )
+        elif (
+            self._owner is not None
+            and self._binds is Binds.INSTANCE
+            and not isinstance(next(iter(args), None), self._owner)
+        ):
+            raise InvalidTypeError(
+                f"{operation} of the method {name} is called through an instance, "
+                f"instance.{fn.__name__}.{operation}(...), or takes the instance first"
+            )
+
+
+class BoundCachedMethod:
+    """A cached method together with its instance or class."""
+
+    __slots__ = ("__self__", "_method")
+
+    def __init__(self, method: CachedMethod, instance: object) -> None:
+        self._method = method
+        self.__self__ = instance
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._method._wrapper(self.__self__, *args, **kwargs)
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        return self._method._operations.key(self.__self__, *args, **kwargs)
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> Any:
+        return self._method._operations.invalidate(self.__self__, *args, **kwargs)
+
+    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+        return self._method._operations.refresh(self.__self__, *args, **kwargs)
+
+    @property
+    def __func__(self) -> CachedMethod:
+        return self._method
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        whole = self._method.__signature__
+        return whole.replace(parameters=list(whole.parameters.values())[1:])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._method, name)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BoundCachedMethod):
+            return NotImplemented
+        return self._method is other._method and self.__self__ is other.__self__
+
+    def __hash__(self) -> int:
+        return hash((id(self._method), id(self.__self__)))
+
+    def __repr__(self) -> str:
+        return f"<bound {self._method!r}>"
+
+
+def place_of(fn: Any) -> tuple[Callable[..., Any], Kind, Binds | None]:
+    """The function inside ``fn``, its kind for keys, and what access binds; ``None`` outside a class.
+
+    Raises:
+        InvalidTypeError: not a function.
+        ConfigurationError: something that has no call of its own to decorate.
+    """
+    if isinstance(fn, classmethod):
+        return fn.__func__, "classmethod", Binds.CLASS
+    if isinstance(fn, staticmethod):
+        return fn.__func__, "staticmethod", Binds.NOTHING
+    if isinstance(fn, (property, functools.cached_property)):
+        raise ConfigurationError("put @cache.cached below @property, on the function itself")
+    if inspect.isclass(fn) or inspect.ismethod(fn) or isinstance(fn, functools.partial) or not inspect.isroutine(fn):
+        raise InvalidTypeError(
+            f"@cache.cached decorates a function or a method where it is defined, not a {type(fn).__name__}; "
+            "write a def that calls it"
+        )
+    scope, _, _ = fn.__qualname__.rpartition(".")
+    if not inspect.isfunction(fn) or not scope or scope.endswith("<locals>"):
+        return fn, "function", None
+    first = next(iter(inspect.signature(fn).parameters), "")
+    kinds: dict[str, Kind] = {"self": "method", "cls": "classmethod"}
+    return fn, kinds.get(first, "function"), Binds.INSTANCE

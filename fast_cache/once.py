@@ -1,0 +1,64 @@
+"""Warnings that are given once, and outages that are logged once.
+
+A cache is called thousands of times a second; what it has to say about one cause is said one time. The memory of
+what was said is bounded.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from typing import Final
+
+logger: Final = logging.getLogger("fast_cache")
+
+_REMEMBERED: Final = 4096
+_said: OrderedDict[tuple[str, ...], None] = OrderedDict()
+_lock = threading.Lock()
+
+
+def warn_once(message: str, *about: str) -> None:
+    """Log ``message`` as a warning, unless it was logged before about the same things.
+
+    ``about`` are identifiers (a function, a parameter, a kind of trouble), never values.
+    """
+    with _lock:
+        if about in _said:
+            return
+        _said[about] = None
+        if len(_said) > _REMEMBERED:
+            _said.popitem(last=False)
+    logger.warning(message)
+
+
+class Health:
+    """Whether a store works, told to the log once when it stops and once when it is back."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._lock = threading.Lock()
+        self.failures = 0
+        """Failed steps since the start."""
+        self.failing = False
+
+    def failed(self, error: BaseException) -> None:
+        """Count a failed step; log the first one of an outage."""
+        with self._lock:
+            self.failures += 1
+            first, self.failing = not self.failing, True
+        if first:
+            cause = error.__cause__ or error
+            logger.warning(
+                "%s fails (%s); calls run uncached until it is back. Logged once per outage.",
+                self.name,
+                type(cause).__name__,
+            )
+
+    def works(self) -> None:
+        """A step succeeded."""
+        if self.failing:
+            with self._lock:
+                back, self.failing = self.failing, False
+            if back:
+                logger.info("%s works again", self.name)

@@ -1,0 +1,36 @@
+"""How a call to the user's function ended: a value or an exception, carried as data.
+
+An exception travels as a value between the flow and the wrapper, because a ``StopIteration`` raised through a
+coroutine would end the coroutine instead, and because followers of a flight raise what their leader met.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, NoReturn
+
+
+class Outcome:
+    """A returned ``value``, or the ``error`` that was raised instead."""
+
+    __slots__ = ("_traceback", "error", "value")
+
+    def __init__(self, value: Any = None, error: Exception | None = None) -> None:
+        self.value = value
+        self.error = error
+        self._traceback: TracebackType | None = error.__traceback__ if error is not None else None
+
+    def unwrap(self) -> Any:
+        """Return the value, or raise the error as the user's function raised it."""
+        if self.error is not None:
+            self._reraise(self.error)
+        return self.value
+
+    def _reraise(self, error: Exception) -> NoReturn:
+        # Several callers raise one exception object: each starts from the traceback of the function itself, or
+        # the list of frames would grow with the number of callers. The names are dropped because the traceback
+        # refers to this frame, which would refer to the exception: a cycle for the garbage collector.
+        try:
+            raise error.with_traceback(self._traceback)
+        finally:
+            del self, error

@@ -1,0 +1,187 @@
+"""How the steps of the flow are carried out: by awaiting, or by blocking.
+
+The flow is written once, as coroutines over a port. The asyncio port awaits. The blocking port's methods are
+coroutines that block and never suspend, so a blocking call runs the same flow to its end with one ``send(None)``;
+a step that suspends all the same is a defect of the package and fails loudly instead of hanging.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from fast_cache.outcome import Outcome
+from fast_cache.single_flight import Flight, Flights, Signal, Waiter
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Port(Protocol):
+    """What the flow asks of the world."""
+
+    async def do(
+        self, blocking: Callable[P, T], suspending: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Carry out a step that exists in both flavours."""
+
+    async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+        """Call the user's function. Its exceptions are an outcome; a cancellation passes through."""
+
+    async def wait(self, flights: Flights, flight: Flight) -> Signal:
+        """Follow ``flight`` until woken. Leaving early, by cancellation, harms nobody."""
+
+    async def finish(self, step: Coroutine[Any, Any, T], at_end: Callable[[], None]) -> T:
+        """Carry ``step`` to its end even if the caller is cancelled meanwhile; then ``at_end``, come what may."""
+
+
+class AsyncioPort:
+    """Steps that await, on whichever event loop is running."""
+
+    def __init__(self) -> None:
+        self._finishing: set[asyncio.Task[Any]] = set()  # the loop holds its tasks weakly only
+
+    async def do(
+        self, blocking: Callable[P, T], suspending: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await suspending(*args, **kwargs)
+
+    async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+        try:
+            result = fn(*args, **kwargs)
+            return Outcome(await result if inspect.isawaitable(result) else result)
+        except Exception as error:
+            return Outcome(error=error)
+
+    async def wait(self, flights: Flights, flight: Flight) -> Signal:
+        waiter = _TaskWaiter()
+        signal = flights.enqueue(flight, waiter)
+        if signal is not None:
+            return signal
+        try:
+            signal = await waiter.future
+        except BaseException:
+            flights.leave(flight, waiter)
+            _pass_on(flights, flight, waiter)
+            raise
+        flights.leave(flight, waiter)
+        return signal
+
+    async def finish(self, step: Coroutine[Any, Any, T], at_end: Callable[[], None]) -> T:
+        task = asyncio.get_running_loop().create_task(step)
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+        # A callback, because a task that is cancelled before its first step never enters its own ``finally``.
+        task.add_done_callback(lambda _: at_end())
+        return await asyncio.shield(task)
+
+
+class BlockingPort:
+    """Steps that block the calling thread."""
+
+    async def do(
+        self, blocking: Callable[P, T], suspending: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return blocking(*args, **kwargs)
+
+    async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+        try:
+            return Outcome(fn(*args, **kwargs))
+        except Exception as error:
+            return Outcome(error=error)
+
+    async def wait(self, flights: Flights, flight: Flight) -> Signal:
+        if asyncio._get_running_loop() is not None:
+            # The leader may need the loop that this thread runs: blocking here could last for ever.
+            return Signal.ALONE
+        waiter = _ThreadWaiter()
+        signal = flights.enqueue(flight, waiter)
+        if signal is not None:
+            return signal
+        try:
+            signal = waiter.wait()
+        except BaseException:  # KeyboardInterrupt in the main thread
+            flights.leave(flight, waiter)
+            _pass_on(flights, flight, waiter)
+            raise
+        flights.leave(flight, waiter)
+        return signal
+
+    async def finish(self, step: Coroutine[Any, Any, T], at_end: Callable[[], None]) -> T:
+        try:
+            return await step
+        finally:
+            at_end()
+
+
+def _pass_on(flights: Flights, flight: Flight, waiter: Waiter) -> None:
+    """A follower goes away: if it was just chosen to lead, the next one is."""
+    if waiter.signal is Signal.LEAD:
+        flights.abandon(flight)
+
+
+class _TaskWaiter:
+    """A task of some loop, waiting on a future of that loop."""
+
+    __slots__ = ("_loop", "future", "signal")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Signal] = self._loop.create_future()
+        self.signal: Signal | None = None
+
+    def wake(self) -> bool:
+        if asyncio._get_running_loop() is self._loop:
+            self._deliver()
+            return True
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:  # the loop is closed, and its tasks with it
+            return False
+        return True
+
+    def _deliver(self) -> None:
+        if not self.future.done():  # else the follower is being cancelled, and will find the signal by itself
+            assert self.signal is not None
+            self.future.set_result(self.signal)
+
+
+class _ThreadWaiter:
+    """A thread, waiting on an event of its own."""
+
+    __slots__ = ("_event", "signal")
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.signal: Signal | None = None
+
+    def wake(self) -> bool:
+        self._event.set()
+        return True
+
+    def wait(self) -> Signal:
+        self._event.wait()
+        assert self.signal is not None
+        return self.signal
+
+
+ASYNCIO = AsyncioPort()
+BLOCKING = BlockingPort()
+
+
+def run_blocking(step: Coroutine[Any, Any, T]) -> T:
+    """Run a flow over the blocking port to its end, on this thread.
+
+    Raises:
+        RuntimeError: a step suspended, which the blocking port never does.
+    """
+    try:
+        step.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    step.close()
+    raise RuntimeError("a blocking step suspended; this is a defect in fast_cache, please report it")

@@ -1,0 +1,67 @@
+"""A value as a store of bytes keeps it: encoded, in an envelope, and back.
+
+For stores whose entries depend on at most one generation, that of their namespace, which goes by the empty name.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any, Final, NamedTuple
+
+from fast_cache.errors import DecodeError
+from fast_cache.serializers.base import Codec
+from fast_cache.serializers.envelope import Envelope, name_digest, pack, unpack
+from fast_cache.serializers.registry import decoder_of
+
+_NAMESPACE: Final = name_digest("")
+
+
+class Stored(NamedTuple):
+    """An entry whose envelope is in order: the codec's fingerprint, payload, generation, and the key in UTF-8."""
+
+    codec: bytes
+    payload: bytes
+    generation: bytes | None
+    context: bytes
+
+
+def encode_stored(key: str, value: Any, codec: Codec, expire: float | None, generation: bytes | None = None) -> bytes:
+    """Return the bytes to store under ``key`` for ``expire`` seconds, ``None`` for ever.
+
+    ``generation`` is the token (16 bytes) of the generation that the entry depends on.
+
+    Raises:
+        EncodeError: ``codec`` can't store the value faithfully.
+    """
+    lifetime_ms = 0 if expire is None else max(1, ceil(expire * 1000))
+    generations = () if generation is None else ((_NAMESPACE, generation),)
+    payload = codec.encode(value, _context(key))
+    return pack(key, Envelope(payload, codec.fingerprint, lifetime_ms, generations=generations))
+
+
+def unpack_stored(key: str, data: bytes) -> Stored:
+    """Return what is stored under ``key``, still encoded.
+
+    Raises:
+        DecodeError: ``data`` is no entry of ``key``: torn, foreign or of another version.
+    """
+    envelope = unpack(key, data)
+    generation = next((token for name, token in envelope.generations if name == _NAMESPACE), None)
+    return Stored(envelope.codec, envelope.payload, generation, _context(key))
+
+
+def decode_stored(stored: Stored, codec: Codec | None) -> Any:
+    """Return the value of an entry, written by ``codec``; None takes whichever codec of this process wrote it.
+
+    Raises:
+        DecodeError: another codec wrote it, or one that this process does not have, or the payload is damaged.
+    """
+    if codec is None:
+        codec = decoder_of(stored.codec)
+    if codec is None or codec.fingerprint != stored.codec:
+        raise DecodeError("the entry was written by a codec that is not at hand: of another type or another version")
+    return codec.decode(stored.payload, stored.context)
+
+
+def _context(key: str) -> bytes:
+    return key.encode("utf-8", "surrogatepass")

@@ -1,0 +1,1 @@
+"""Measurements beside other caching libraries: ``python -m tests.benchmarks``. Nothing here is a test."""

@@ -1,0 +1,96 @@
+"""``python -m tests.benchmarks [scenario ...]``: measure, print a table for each scenario, and on request publish.
+
+``--write-readme`` runs every scenario in full, puts the tables into the README's block and draws the chart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tests.benchmarks import hit_ratio, memory_hit, memory_use
+from tests.benchmarks.chart import draw
+from tests.benchmarks.peers import versions
+from tests.benchmarks.readme import rewrite
+from tests.benchmarks.report import Options, Skipped, Table
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+CHART = Path(".github/benchmarks.svg")
+TRACES = ROOT.parent / "shared" / "traces"
+
+SCENARIOS: dict[str, Callable[[Options], Iterator[Table]]] = {
+    "memory_hit": memory_hit.run,
+    "hit_ratio": hit_ratio.run,
+    "memory_use": memory_use.run,
+}
+
+CHARTED = 2
+"""The chart shows the first tables only: the decorated calls, sync and async."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure beside other libraries.")
+    parser.add_argument("scenarios", nargs="*", metavar="scenario", help=f"of {', '.join(SCENARIOS)}; all without one")
+    parser.add_argument("--quick", action="store_true", help="a short run, to see that everything works")
+    parser.add_argument(
+        "--traces",
+        type=Path,
+        default=Path(os.environ.get("TRACES", TRACES)),
+        help="the folder with the traces for hit_ratio (also: the environment variable TRACES)",
+    )
+    parser.add_argument("--write-readme", action="store_true", help=f"publish in README.md and {CHART}")
+    chosen = parser.parse_args(arguments)
+    unknown = [name for name in chosen.scenarios if name not in SCENARIOS]
+    if unknown:
+        parser.error(f"no such scenario: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    if chosen.write_readme and (chosen.scenarios or chosen.quick):
+        parser.error("--write-readme publishes a full run: leave out the names and --quick")
+    tables: list[Table] = []
+    skipped: list[str] = []
+    for name in chosen.scenarios or SCENARIOS:
+        try:
+            for table in SCENARIOS[name](Options(quick=chosen.quick, traces=chosen.traces)):
+                print(table.as_text(), flush=True)
+                tables.append(table)
+        except Skipped as reason:
+            print(f"{name} is skipped: {reason}\n", flush=True)
+            skipped.append(name)
+    print(surroundings())
+    if not chosen.write_readme:
+        return 0
+    if skipped:
+        print(f"README.md is left as it is, because {', '.join(skipped)} was skipped", file=sys.stderr)
+        return 1
+    publish(tables, README, ROOT / CHART)
+    return 0
+
+
+def surroundings() -> str:
+    """What the figures depend on, for whoever compares them with their own."""
+    return f"{', '.join(versions())}; {platform.system()}, {platform.machine()}."
+
+
+def figures(tables: Sequence[Table]) -> str:
+    """Everything that stands in the README's block."""
+    introduction = (
+        "Measured by `make bench`: side by side in one process, in short rounds whose order rotates. Times are medians "
+        "over the rounds with their quartiles, less an empty loop; ratios are taken within each round."
+    )
+    chart = f"![Time per cache hit, sync and async]({CHART.as_posix()})"
+    return "\n\n".join([introduction, chart, *(table.as_markdown().strip() for table in tables), surroundings()])
+
+
+def publish(tables: Sequence[Table], readme: Path, chart: Path) -> None:
+    """Write the README's block and the chart."""
+    readme.write_text(rewrite(readme.read_text(encoding="utf-8"), figures(tables)), encoding="utf-8")
+    chart.parent.mkdir(parents=True, exist_ok=True)
+    chart.write_text(draw(tables[:CHARTED]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""What a type checker sees. Nothing here runs; `make check` fails when one of the types changes.
+
+Each ``type: ignore`` names an error that has to be there: the checker reports the ones that are not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Coroutine
+from typing import Annotated, Any, assert_type
+
+from fastapi import Depends, FastAPI
+
+from fast_cache import Cache, CacheBackend, CacheDep, InMemoryBackend, RedisBackend, cache
+
+
+@cache.cached
+async def bare_async(item_id: int, *, currency: str = "EUR") -> float:
+    return 1.0
+
+
+@cache.cached()
+def called(item_id: int) -> str:
+    return ""
+
+
+@cache.cached(expire="5m", version=2, condition=bool)
+async def with_options(item_id: int) -> list[str]:
+    return []
+
+
+class Shop:
+    @cache.cached
+    async def price(self, item_id: int) -> float:
+        return 1.0
+
+    @cache.cached(expire=60)
+    def name(self, item_id: int) -> str:
+        return ""
+
+    @classmethod
+    @cache.cached
+    def below_classmethod(cls, item_id: int) -> str:
+        return ""
+
+    @cache.cached
+    @classmethod
+    def above_classmethod(cls, item_id: int) -> str:
+        return ""
+
+    @staticmethod
+    @cache.cached
+    def below_staticmethod(item_id: int) -> str:
+        return ""
+
+    @cache.cached(expire=5)
+    @staticmethod
+    def above_staticmethod(item_id: int) -> str:
+        return ""
+
+
+async def functions() -> None:
+    coroutine = bare_async(1, currency="USD")
+    await assert_type(coroutine, Coroutine[Any, Any, float])
+    assert_type(await bare_async(1), float)
+    assert_type(called(1), str)
+    assert_type(await with_options(1), list[str])
+    bare_async("1")  # type: ignore[arg-type, unused-coroutine]
+    bare_async(1, "USD")  # type: ignore[call-arg, unused-coroutine]
+    called()  # type: ignore[call-arg]
+
+
+async def operations() -> None:
+    invalidation = bare_async.invalidate(1)
+    await assert_type(invalidation, Awaitable[bool])
+    assert_type(called.invalidate(1), bool)
+    assert_type(await bare_async.refresh(1), float)
+    assert_type(called.refresh(1), str)
+    assert_type(called.key(1), str)
+    called.invalidate("1")  # type: ignore[arg-type]
+    called.key()  # type: ignore[call-arg]
+
+
+async def methods(shop: Shop) -> None:
+    assert_type(await shop.price(1), float)
+    assert_type(await Shop.price(shop, 1), float)
+    assert_type(shop.name(1), str)
+    assert_type(shop.name.invalidate(1), bool)
+    assert_type(Shop.name.invalidate(shop, 1), bool)
+    assert_type(await shop.price.refresh(1), float)
+    assert_type(Shop.below_classmethod(1), str)
+    assert_type(Shop.above_classmethod(1), str)
+    assert_type(Shop.below_staticmethod(1), str)
+    assert_type(Shop.above_staticmethod(1), str)
+    shop.name("1")  # type: ignore[arg-type]
+    shop.name.invalidate()  # type: ignore[call-arg]
+
+
+app = FastAPI()
+cache.init_app(app, backend=InMemoryBackend(max_size=10), default_expire="5m")
+cache.init_app(app, RedisBackend("redis://localhost:6379/0", namespace="shop"))
+Cache().init_app(app, default_expire=1.5)
+
+
+@app.get("/items/{item_id}")
+@cache.cached(expire=60)
+async def read_item(item_id: int, store: CacheDep) -> float:
+    assert_type(store, CacheBackend)
+    return 1.0
+
+
+@app.get("/other")
+async def other(store: Annotated[CacheBackend, Depends(cache.get_cache)]) -> Any:
+    return await store.aget("key", default=0)

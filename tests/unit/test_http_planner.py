@@ -1,0 +1,177 @@
+"""What a planner remembers, and what makes it look again."""
+
+import functools
+import gc
+import weakref
+from typing import Annotated, Any
+
+import pytest
+from fastapi import (
+    APIRouter,
+    Cookie,
+    Depends,
+    FastAPI,
+    Header,
+    Request,
+    routing,
+)
+from starlette.testclient import TestClient
+
+from fast_cache.http.identity import verdict
+from fast_cache.keys.roles import Role
+from tests.support.watched import (
+    COVERED,
+    Session,
+    Watched,
+    get_session,
+    get_tenant,
+    get_tenant_session,
+    get_visit,
+    reason,
+    require_tenant,
+)
+
+
+@pytest.fixture
+def watched() -> Watched:
+    return Watched()
+
+
+# Overrides.
+
+
+def test_overrides_are_planned_with_and_forgotten(watched: Watched) -> None:
+    def read(session: Annotated[Session, Depends(get_tenant_session)]) -> str:
+        return "read"
+
+    def plain_session() -> Session:
+        return Session()
+
+    def visitors_session(visit: Annotated[str, Depends(get_visit)]) -> Session:
+        return Session()
+
+    app = FastAPI()
+    app.get("/")(watched(read, session=Role.HANDLE))
+    assert "get_tenant" in reason(watched.of(app))
+    app.dependency_overrides[get_tenant_session] = plain_session
+    assert watched.of(app) == COVERED
+    app.dependency_overrides[get_tenant_session] = visitors_session
+    assert "get_visit reads cookie visit" in reason(watched.of(app))
+    app.dependency_overrides.clear()
+    assert "get_tenant" in reason(watched.of(app))
+
+
+def test_an_override_deep_in_the_graph_counts(watched: Watched) -> None:
+    def read(session: Annotated[Session, Depends(get_tenant_session)]) -> str:
+        return "read"
+
+    app = FastAPI()
+    router = APIRouter()
+    router.get("/")(watched(read, session=Role.HANDLE))
+    app.include_router(router, dependencies=[Depends(require_tenant)])
+    assert len(watched.of(app).reasons) == 2
+    app.dependency_overrides[get_tenant] = lambda: "t"
+    assert watched.of(app) == COVERED
+
+
+def test_a_covering_parameter_keeps_covering_when_overridden(watched: Watched) -> None:
+    def other_tenant(x_other: Annotated[str, Header()] = "") -> str:
+        return x_other
+
+    def read(
+        tenant: Annotated[str, Depends(get_tenant)], session: Annotated[Session, Depends(get_tenant_session)]
+    ) -> str:
+        return tenant
+
+    app = FastAPI()
+    app.get("/")(watched(read, session=Role.HANDLE))
+    app.dependency_overrides[get_tenant] = other_tenant
+    assert watched.of(app) == COVERED
+
+
+def test_a_replaced_override_is_noticed_whatever_kind_it_is(watched: Watched) -> None:
+    class Fake:
+        def harmless(self) -> str:
+            return "t"
+
+        def reading(self, visit: Annotated[str, Cookie()] = "") -> str:
+            return visit
+
+    class Slotted:
+        __slots__ = ()
+
+        def __call__(self) -> str:
+            return "t"
+
+    app = FastAPI(dependencies=[Depends(get_tenant)])
+    app.get("/")(watched(lambda: "read"))
+    fake = Fake()
+    for override, cacheable in (
+        (fake.harmless, True),
+        (fake.reading, False),
+        (Slotted(), True),
+        (functools.partial(get_visit, visit="v"), False),
+        (get_visit, False),
+        (fake.harmless, True),
+    ):
+        app.dependency_overrides = {get_tenant: override}
+        assert watched.of(app).cacheable is cacheable
+
+
+# Memory.
+
+
+def test_a_verdict_is_made_once_for_a_route(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[object] = []
+    effective_routes = verdict.__globals__["effective_routes"]
+
+    def counting(app: object, route: object) -> Any:
+        looked.append(route)
+        return effective_routes(app, route)
+
+    def read(request: Request, user: str = "") -> str:
+        watched.last = planner.verdict(request, read, {"user": Role.KEYED, "request": Role.NOT_KEYED})
+        return user
+
+    planner = watched.planner
+    router, app = APIRouter(), FastAPI()
+    router.get("/{item}")(read)
+    app.include_router(router, prefix="/a")
+    app.include_router(router, prefix="/b", dependencies=[Depends(require_tenant)])
+    client = TestClient(app)
+    monkeypatch.setitem(verdict.__globals__, "effective_routes", counting)
+    for number in range(5):
+        assert client.get(f"/a/{number}").status_code == 200
+        assert client.get(f"/b/{number}").status_code == 200
+    pages = 1 if hasattr(routing, "iter_route_contexts") else 2
+    assert len(looked) == len(planner) == pages
+    app.dependency_overrides[get_tenant] = lambda: "t"
+    for number in range(5):
+        assert client.get(f"/a/{number}").status_code == 200
+    assert len(looked) == pages + 1
+
+
+def test_nothing_is_kept_of_an_app_that_is_gone(watched: Watched) -> None:
+    def live() -> weakref.ref[FastAPI]:
+        app = FastAPI()
+        router = APIRouter()
+        router.get("/")(watched(lambda: "read"))
+        app.include_router(router, dependencies=[Depends(get_tenant)])
+        assert not watched.of(app).cacheable
+        app.dependency_overrides[get_tenant] = get_session
+        assert watched.of(app).cacheable
+        return weakref.ref(app)
+
+    gone = [live() for _ in range(3)]
+    gc.collect()
+    assert [ref() for ref in gone] == [None, None, None]
+    assert len(watched.planner) == 0
+
+
+def test_planners_are_independent() -> None:
+    one, two = Watched(), Watched()
+    app = FastAPI()
+    app.get("/one")(one(lambda: "one"))
+    app.get("/two")(two(lambda: "two"))
+    assert one.of(app, "/one") == COVERED
+    assert (len(one.planner), len(two.planner)) == (1, 0)

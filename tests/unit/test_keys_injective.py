@@ -1,0 +1,219 @@
+"""``encode`` has a left inverse, and is the same in every process.
+
+A function that reads the value back out of its encoding is the proof that no two values share one. The reader below is
+written against the grammar alone and imports nothing of the encoder's.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import hypothesis.strategies as st
+from hypothesis import given
+
+from fast_cache.keys import KeyMaker, encode
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Few characters, most of them punctuation of the encoding, so that imitations are likely.
+texts = st.text(alphabet="',=()[]%:#2 7ab\\{}é\n\ud800") | st.text(st.characters())
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.integers()
+    | st.sampled_from([2**1024, 2**1024 - 1, -(2**1024), 10**600])
+    | st.floats()
+    | texts
+    | st.binary(max_size=8)
+)
+imitations = leaves.map(encode) | st.lists(leaves, max_size=3).map(encode)
+hashables = st.recursive(
+    leaves | imitations,
+    lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3),
+    max_leaves=5,
+)
+values = st.recursive(
+    hashables,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(hashables, inner, max_size=4)
+        | st.sets(hashables, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+class Reader:
+    """Reads one encoding back."""
+
+    TOKEN = re.compile(r"-?0x[0-9a-f]+|-?\d+(?:\.\d+)?(?:e[+-]\d+)?|-?inf|nan|None|True|False")
+    CLOSED: dict[str, tuple[str, Callable[[list[Any]], Any]]] = {
+        "[": ("]", list),
+        "(": (")", tuple),
+        "set(": (")", set),
+        "frozenset(": (")", frozenset),
+    }
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+
+    def skip(self, expected: str) -> bool:
+        found = self.text.startswith(expected, self.at)
+        self.at += len(expected) * found
+        return found
+
+    def quoted(self) -> str:
+        end = self.text.index("'", self.at)
+        body, self.at = self.text[self.at : end], end + 1
+        return unquote_to_bytes(body.encode()).decode("utf-8", "surrogatepass")
+
+    def whole(self) -> Any:
+        value = self.value()
+        assert self.at == len(self.text)
+        return value
+
+    def value(self) -> Any:
+        if self.skip("b'"):
+            return bytes.fromhex(self.quoted())
+        if self.skip("'"):
+            return self.quoted()
+        if self.skip("dict("):
+            return dict(self.items(")", self.pair))
+        for opening, (closing, make) in self.CLOSED.items():
+            if self.skip(opening):
+                return make(self.items(closing, self.value))
+        token = self.TOKEN.match(self.text, self.at)
+        assert token, self.text[self.at :]
+        self.at = token.end()
+        return self.scalar(token[0])
+
+    def items(self, closing: str, read: Callable[[], Any]) -> list[Any]:
+        found: list[Any] = []
+        while not self.skip(closing):
+            assert not found or self.skip(",")
+            found.append(read())
+        return found
+
+    def pair(self) -> tuple[Any, Any]:
+        key = self.value()
+        assert self.skip("=")
+        return key, self.value()
+
+    @staticmethod
+    def scalar(token: str) -> Any:
+        words = {"None": None, "True": True, "False": False}
+        if token in words:
+            return words[token]
+        if "0x" in token:
+            return int(token, 16)
+        return int(token) if re.fullmatch(r"-?\d+", token) else float(token)
+
+
+def form(value: Any) -> object:
+    """The value with its types and signs, as something that ``==`` compares exactly."""
+    if isinstance(value, float):
+        return "float", "nan" if math.isnan(value) else value.hex()
+    if isinstance(value, (list, tuple)):
+        return type(value), tuple(map(form, value))
+    if isinstance(value, (set, frozenset)):
+        return type(value), frozenset(map(form, value))
+    if isinstance(value, dict):
+        return dict, frozenset((form(key), form(item)) for key, item in value.items())
+    return type(value), value
+
+
+@given(values)
+def test_a_value_can_be_read_back_from_its_encoding(value: object) -> None:
+    assert form(Reader(encode(value)).whole()) == form(value)
+
+
+@given(values, values)
+def test_equal_encodings_mean_equal_values_of_equal_types(one: object, other: object) -> None:
+    assert (encode(one) == encode(other)) == (form(one) == form(other))
+
+
+@given(values)
+def test_an_encoding_is_utf8_and_has_no_control_characters_or_braces(value: object) -> None:
+    encoding = encode(value)
+    encoding.encode()
+    assert not re.search(r"[{}\x00-\x1f\x7f-\x9f]", encoding)
+
+
+@given(st.dictionaries(hashables, leaves, max_size=6), st.randoms(use_true_random=False))
+def test_the_order_of_insertion_does_not_count(mapping: dict[Any, Any], random: Any) -> None:
+    items = list(mapping.items())
+    random.shuffle(items)
+    assert encode(dict(items)) == encode(mapping)
+    assert encode({key for key, _ in items}) == encode(set(mapping))
+
+
+def pair(one: Any, other: Any) -> None: ...
+
+
+PAIR = KeyMaker(pair)
+
+
+@given(values, values, values, values)
+def test_two_calls_share_a_key_only_if_all_their_arguments_are_equal(a: Any, b: Any, c: Any, d: Any) -> None:
+    assert (PAIR.compiled(a, b) == PAIR.compiled(c, d)) == (form((a, b)) == form((c, d)))
+
+
+@given(texts, texts, texts, texts)
+def test_text_arguments_can_not_reach_into_each_other(a: str, b: str, c: str, d: str) -> None:
+    assert (PAIR.compiled(a, b) == PAIR.compiled(c, d)) == ((a, b) == (c, d))
+
+
+@given(texts.filter(bool), texts.filter(bool), texts.filter(bool), texts.filter(bool))
+def test_namespace_and_version_can_not_imitate_each_other(a: str, b: str, c: str, d: str) -> None:
+    def clean(text: str) -> str:
+        return re.sub(r"[\x00-\x1f\x7f-\x9f]", "-", text)
+
+    prefixes = [KeyMaker(pair, namespace=clean(x), version=clean(y)).prefix for x, y in ((a, b), (c, d))]
+    assert (prefixes[0] == prefixes[1]) == ((clean(a), clean(b)) == (clean(c), clean(d)))
+    assert KeyMaker(pair, version=clean(a)).prefix not in prefixes
+
+
+PROGRAM = """
+import dataclasses, enum, sys
+from datetime import datetime, timezone
+sys.path.insert(0, {root!r})
+from fast_cache.keys import KeyMaker, encode
+
+class Color(enum.Flag):
+    RED = 1
+    BLUE = 2
+
+@dataclasses.dataclass
+class Filters:
+    tags: frozenset
+    by: dict
+
+def search(filters, *more, **rest): ...
+
+words = ["red", "green", "blue", "cyan", "black", "white"]
+filters = Filters(frozenset(words), {{word: {{word, word * 2, 1, 1.5, None}} for word in words}})
+print(encode(filters))
+print(encode([Color.RED | Color.BLUE, Color, search, datetime(2024, 1, 2, tzinfo=timezone.utc), hash]))
+print(KeyMaker(search, namespace="shop").compiled(filters, set(words), b=set(words), a=1))
+"""
+
+
+def test_another_process_with_another_hash_seed_makes_the_same_keys() -> None:
+    outputs = set()
+    for seed in ("0", "1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", PROGRAM.format(root=str(ROOT))]
+        outputs.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert len(outputs) == 1
+    assert len(outputs.pop().splitlines()) == 3
