@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from fastapi import Depends, FastAPI
@@ -164,7 +164,7 @@ class Cache:
             )
             return decorate(Operations(function, make_keys, policy, self._binding), binds)
 
-        bare = callable(expire) or isinstance(expire, (classmethod, staticmethod, property))
+        bare = callable(expire) or isinstance(expire, (classmethod, staticmethod, property, cached_property))
         return decorator(expire) if bare else decorator
 
     def _bind(self, backend: CacheBackend, default_expire: float | None) -> None:

@@ -34,7 +34,7 @@ def decorate(operations: Operations, binds: Binds | None) -> Any:
     wrapper: Any = _suspending(operations) if operations.suspends else _blocking(operations)
     functools.update_wrapper(wrapper, fn)
     if binds is not None:
-        return CachedMethod(wrapper, operations, binds)
+        return CachedMethod.of(wrapper, operations, binds)
     wrapper.__signature__ = EndpointSignature.of(fn)
     wrapper.invalidate = operations.invalidate
     wrapper.refresh = operations.refresh

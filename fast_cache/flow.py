@@ -63,7 +63,7 @@ async def answer(port: Port, store: Store, call: Call) -> Outcome:
             return await _lead(port, store, call, flight, replace=False)
         signal = await port.wait(flights, flight)
         if signal is Signal.SETTLED and flight.outcome is not None:
-            return flight.outcome
+            return store.shared_out(flight.outcome)
         if signal is Signal.LEAD:
             return await _lead(port, store, call, flight, replace=False)
         if signal is Signal.ALONE:

@@ -10,7 +10,7 @@ import enum
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_cache.errors import ConfigurationError, InvalidTypeError
 from fast_cache.http.endpoint import EndpointSignature
@@ -32,24 +32,33 @@ class CachedMethod:
     """The descriptor that stands in the class."""
 
     def __init__(self, wrapper: Callable[..., Any], operations: Operations, binds: Binds) -> None:
-        functools.update_wrapper(self, wrapper)
+        functools.update_wrapper(self, operations.fn)
         self._wrapper = wrapper
         self._operations = operations
         self._binds = binds
         self._owner: type | None = None
         self.__signature__ = EndpointSignature.of(operations.fn)
-        if operations.suspends and hasattr(inspect, "markcoroutinefunction"):
-            inspect.markcoroutinefunction(self)
+        # A class for each method: what stands on it is shown as the method's own, and costs no binding anything.
+        base = BoundAsyncCachedMethod if operations.suspends else BoundCachedMethod
+        own = {"__slots__": (), "__doc__": wrapper.__doc__, "__module__": wrapper.__module__}
+        own["_method"] = staticmethod(self)  # a descriptor by itself, it would bind to what carries it
+        self._bound: type[BoundCachedMethod] = type(base.__name__, (base,), own)
+
+    @staticmethod
+    def of(wrapper: Callable[..., Any], operations: Operations, binds: Binds) -> CachedMethod:
+        """The descriptor for ``wrapper``, which everybody can tell to be async or not."""
+        flavour = AsyncCachedMethod if operations.suspends else CachedMethod
+        return flavour(wrapper, operations, binds)
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._owner = owner
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         if self._binds is Binds.CLASS:
-            return BoundCachedMethod(self, type(instance) if owner is None else owner)
+            return self._bound(type(instance) if owner is None else owner)
         if self._binds is Binds.NOTHING or instance is None:
             return self
-        return BoundCachedMethod(self, instance)
+        return self._bound(instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._wrapper(*args, **kwargs)
@@ -89,13 +98,21 @@ class CachedMethod:
             )
 
 
+class AsyncCachedMethod(CachedMethod):
+    """The same for an ``async def``: frameworks look at ``__call__`` to know that it has to be awaited."""
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._wrapper(*args, **kwargs)
+
+
 class BoundCachedMethod:
     """A cached method together with its instance or class."""
 
-    __slots__ = ("__self__", "_method")
+    __slots__ = ("__self__",)
 
-    def __init__(self, method: CachedMethod, instance: object) -> None:
-        self._method = method
+    _method: ClassVar[Any]
+
+    def __init__(self, instance: object) -> None:
         self.__self__ = instance
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -112,11 +129,12 @@ class BoundCachedMethod:
 
     @property
     def __func__(self) -> CachedMethod:
-        return self._method
+        method: CachedMethod = self._method
+        return method
 
     @property
     def __signature__(self) -> inspect.Signature:
-        whole = self._method.__signature__
+        whole: inspect.Signature = self._method.__signature__
         return whole.replace(parameters=list(whole.parameters.values())[1:])
 
     def __getattr__(self, name: str) -> Any:
@@ -125,13 +143,22 @@ class BoundCachedMethod:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, BoundCachedMethod):
             return NotImplemented
-        return self._method is other._method and self.__self__ is other.__self__
+        return type(self) is type(other) and self.__self__ is other.__self__
 
     def __hash__(self) -> int:
         return hash((id(self._method), id(self.__self__)))
 
     def __repr__(self) -> str:
         return f"<bound {self._method!r}>"
+
+
+class BoundAsyncCachedMethod(BoundCachedMethod):
+    """The same for an ``async def``."""
+
+    __slots__ = ()
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._method._wrapper(self.__self__, *args, **kwargs)
 
 
 def place_of(fn: Any) -> tuple[Callable[..., Any], Kind, Binds | None]:

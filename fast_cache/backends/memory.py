@@ -20,6 +20,7 @@ from fast_cache.backends.store import CodecSource, Store
 from fast_cache.durations import Duration, optional_seconds
 from fast_cache.entry import MISSING, NEVER, Entry
 from fast_cache.errors import ConfigurationError, EncodeError, InvalidTypeError
+from fast_cache.outcome import Outcome
 from fast_cache.ports import Port
 from fast_cache.single_flight import Flight
 
@@ -140,6 +141,11 @@ class MemoryStore(Store):
         with self._lock:
             self.flights.invalidate_all()
             self._entries.clear()
+
+    def shared_out(self, outcome: Outcome) -> Outcome:
+        if self._duplicate is None or outcome.error is not None:
+            return outcome
+        return Outcome(self._duplicate(outcome.value))
 
     async def read(self, port: Port, key: str, codec: CodecSource) -> Any:
         return self.look(key)

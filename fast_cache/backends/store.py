@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from fast_cache.entry import Entry
 from fast_cache.once import Health
+from fast_cache.outcome import Outcome
 from fast_cache.ports import Port
 from fast_cache.serializers import Codec
 from fast_cache.single_flight import Flight, Flights
@@ -39,6 +40,10 @@ class Store(ABC):
     def __init__(self, name: str) -> None:
         self.flights = Flights()
         self.health = Health(name)
+
+    def shared_out(self, outcome: Outcome) -> Outcome:
+        """The outcome of a load as one of its followers gets it."""
+        return outcome
 
     @abstractmethod
     async def read(self, port: Port, key: str, codec: CodecSource) -> Any:

@@ -107,7 +107,7 @@ def assess(node: Node, terms: Terms, overrides: Overrides) -> Verdict:
     """Judge the function that ``node`` calls, by the graph beneath it."""
     root = node.dependant
     owner = name_of(root.call)
-    children = [child for child in below(node, overrides) if child.dependant.name != REQUEST_PARAMETER]
+    children = list(below(node, overrides))
     known = _known(root, children, terms, overrides)
     reasons = list(_own_reasons(root, terms, owner))
     authorization = terms.shared or any(
@@ -283,7 +283,6 @@ def _declaration(parameter: Any) -> tuple[Any, ...] | None:
         return None
     info = parameter.field_info
     return (
-        type(info),
         getattr(info, "validation_alias", None),
         info.annotation,
         info.default,

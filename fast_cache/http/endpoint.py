@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, Final, get_args, get_origin
 
-from fastapi import Depends, params
+from fastapi import Depends
 from fastapi.dependencies.utils import get_typed_annotation
 from starlette.requests import HTTPConnection, Request
 from starlette.websockets import WebSocket
@@ -77,7 +77,7 @@ class EndpointSignature(inspect.Signature):
         """The function's parameters, in order; read by FastAPI, with :data:`REQUEST_PARAMETER` among them."""
         own = super().parameters
         reader: str = sys._getframe(1).f_globals.get("__name__", "")
-        if not (reader == "fastapi" or reader.startswith("fastapi.")) or REQUEST_PARAMETER in own:
+        if not (reader == "fastapi" or reader.startswith("fastapi.")):
             return own
         named = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         rest = [p for p in own.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
@@ -105,20 +105,18 @@ def _hidden(own: Iterable[inspect.Parameter], globalns: Mapping[str, Any]) -> in
     elif Request not in taken:
         annotation = Request
     else:
-        annotation = Annotated[HTTPConnection, Depends(_connection)]
+        annotation = Annotated[Any, Depends(_connection)]
     # No default: FastAPI would not look at it, and a parameter without one is the plainest to fill.
     return inspect.Parameter(REQUEST_PARAMETER, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
 
 
 def _injected(parameter: inspect.Parameter, globalns: Mapping[str, Any]) -> type | None:
-    """The kind of connection that FastAPI would fill ``parameter`` with, if any."""
+    """The kind of connection that FastAPI may fill ``parameter`` with, if any."""
     annotation = get_typed_annotation(parameter.annotation, dict(globalns))
     # A type alias (`type T = ...`) is looked through, once, as FastAPI does.
     annotation = getattr(annotation, "__value__", annotation)
-    markers: tuple[Any, ...] = (parameter.default,)
     if get_origin(annotation) is Annotated:
-        annotation, *metadata = get_args(annotation)
-        markers += tuple(metadata)
-    if not isinstance(annotation, type) or any(isinstance(marker, params.Depends) for marker in markers):
+        annotation = get_args(annotation)[0]
+    if not isinstance(annotation, type):
         return None
     return next((kind for kind in (Request, WebSocket, HTTPConnection) if issubclass(annotation, kind)), None)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from fast_cache.errors import UnkeyableError
+from fast_cache.keys.classes import importable, process_label
 from fast_cache.keys.containers import CONTAINERS
 from fast_cache.keys.encode import ADVICE, encode, encode_hashed
 from fast_cache.keys.roles import Role, role_of_class
@@ -40,7 +41,13 @@ def parameter_encoder(name: str, role: Role, *, is_owner: bool, handles_by_value
         return lambda value: encode_hashed(value, name)
     if is_owner:
         advice = _OWNER_ADVICE.format(name=name)
-        return lambda value: encode(value, name, advice=advice)
+
+        def encode_owner(value: Any) -> str:
+            if isinstance(value, type) and not importable(value):
+                return process_label(value)
+            return encode(value, name, advice=advice)
+
+        return encode_owner
     ignored = (Role.HANDLE, Role.PER_REQUEST) if handles_by_value else (Role.PER_REQUEST,)
 
     def encode_argument(value: Any) -> str:

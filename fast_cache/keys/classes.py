@@ -8,10 +8,20 @@ may not be installed, and their subclasses.
 from __future__ import annotations
 
 import functools
+import itertools
+import secrets
 import sys
-from typing import Any
+import threading
+from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from fast_cache.keys.text import escape_name
+
+
+_PROCESS: Final = secrets.token_hex(8)
+_numbering = threading.Lock()
+_numbers: WeakKeyDictionary[type, int] = WeakKeyDictionary()
+_next_number: Final = itertools.count(1)
 
 
 def label(named: Any) -> str:
@@ -38,6 +48,18 @@ def importable(named: Any) -> bool:
     for name in qualname.split("."):
         found = getattr(found, name, None)
     return found is named
+
+
+def process_label(cls: type) -> str:
+    """Return a name for a class that can't be found by its own: the same in this process, found in no other.
+
+    Two classes made by one function share module and qualified name and may differ in everything else.
+    """
+    with _numbering:
+        number = _numbers.get(cls)
+        if number is None:
+            number = _numbers[cls] = next(_next_number)
+    return f"{label(cls)}~{_PROCESS}.{number}"
 
 
 def cached_properties(cls: type) -> frozenset[str]:

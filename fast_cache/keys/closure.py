@@ -2,8 +2,8 @@
 
 Two closures of one factory, two lambdas of a module, two local functions of one name: without more they would read each
 other's entries. A digest of the code and of the immutable values in the cells goes behind the name. Cells that the
-function assigns to (``nonlocal calls``) change from call to call and are left out; a cell that only a sibling assigns to
-can't be told from a constant.
+function assigns to (``nonlocal calls``) change from call to call and are left out; a cell that only a sibling assigns
+to can't be told from a constant.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from fast_cache.serializers.base import Codec
 from fast_cache.serializers.envelope import Envelope, name_digest, pack, unpack
 from fast_cache.serializers.pickled import PickleSerializer
 from fast_cache.serializers.registry import decoder_of, register
-from fast_cache.serializers.stored import Stored, Stored, decode_stored, encode_stored, unpack_stored, unpack_stored
+from fast_cache.serializers.stored import Stored, decode_stored, encode_stored, unpack_stored
 from fast_cache.serializers.tagged import TaggedCodec
 from fast_cache.serializers.typed import any_codec, codec_for
 
@@ -14,7 +14,6 @@ __all__ = [
     "Codec",
     "Envelope",
     "PickleSerializer",
-    "Stored",
     "Stored",
     "TaggedCodec",
     "any_codec",
@@ -26,6 +25,5 @@ __all__ = [
     "pack",
     "register",
     "unpack",
-    "unpack_stored",
     "unpack_stored",
 ]

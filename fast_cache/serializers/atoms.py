@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable
-from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from fractions import Fraction
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
@@ -66,9 +66,11 @@ def _fraction(body: list[str]) -> Fraction:
 
 
 def _write_zone(zone: tzinfo | None) -> Any:
-    """``null``; a key of the time zone database; seconds, for Pydantic's; a list, for ``datetime.timezone``."""
+    """Null; a name of the time zone database; seconds, of Pydantic's; a list, of ``datetime.timezone``, empty for UTC."""
     if zone is None:
         return None
+    if zone is UTC:
+        return []
     if type(zone) is timezone:
         offset, *name = zone.__getinitargs__()  # type: ignore[attr-defined]  # the name, only if one was given
         return [*_write_timedelta(offset), *name]
@@ -90,8 +92,10 @@ def _read_zone(body: Any) -> tzinfo | None:
         return ZoneInfo(body)
     if isinstance(body, int):
         return TzInfo(body)
+    if body == []:
+        return UTC
     days, seconds, microseconds, *name = body
-    return timezone(timedelta(days, seconds, microseconds), *name)  # without a name, zero is timezone.utc itself
+    return timezone(timedelta(days, seconds, microseconds), *name)
 
 
 def _write_moment(value: datetime | time) -> list[Any]:

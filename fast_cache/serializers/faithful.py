@@ -1,8 +1,8 @@
 """Whether two values are the same: value and exact type, all the way down.
 
-Stricter than ``==``, which takes ``1`` for ``True``, ``0.0`` for ``-0.0``, one order of keys for another and one time zone
-for another; and NaN is the same as NaN. What it has not been taught is never the same, unless it is one object. It
-decides whether what a codec gives back is what the codec was given.
+Stricter than ``==``, which takes ``1`` for ``True``, ``0.0`` for ``-0.0``, one order of keys or one time zone for
+another; and NaN is the same as NaN. What it has not been taught is never the same, unless it is one object. It decides
+whether what a codec gives back is what the codec was given.
 """
 
 from __future__ import annotations
@@ -116,7 +116,11 @@ def _attributes(one: dict[str, Any], other: dict[str, Any]) -> bool:
         return False
     for name, part in one.items():
         twin = other[name]
-        if part is not twin and not same(part, twin):
+        cls = type(part)
+        if cls in _BY_EQUALITY and cls is type(twin):  # as in same(), without the call: most attributes are such
+            if part != twin:
+                return False
+        elif not same(part, twin):
             return False
     return True
 
@@ -125,16 +129,17 @@ def _instances(one: Any, other: Any) -> bool:
     anatomy = anatomy_of(type(one))
     if anatomy is None or anatomy.kind is Kind.ENUM:  # two members are two, or they would be one object
         return False
-    if anatomy.fields:
-        parts = all(same(getattr(one, field), getattr(other, field)) for field in anatomy.fields)
-        return parts and _attributes(getattr(one, "__dict__", {}), getattr(other, "__dict__", {}))
-    if not _attributes(state_of(one, anatomy), state_of(other, anatomy)):
-        return False
-    return anatomy.kind is not Kind.MODEL or (
-        one.__pydantic_fields_set__ == other.__pydantic_fields_set__
-        and same(one.__pydantic_extra__, other.__pydantic_extra__)
-        and same(one.__pydantic_private__, other.__pydantic_private__)
-    )
+    if anatomy.kind is Kind.MODEL:
+        return (
+            one.__pydantic_fields_set__ == other.__pydantic_fields_set__
+            and _attributes(state_of(one, anatomy), state_of(other, anatomy))
+            and same(one.__pydantic_extra__, other.__pydantic_extra__)
+            and same(one.__pydantic_private__, other.__pydantic_private__)
+        )
+    if anatomy.kind is Kind.DATACLASS:
+        return _attributes(state_of(one, anatomy), state_of(other, anatomy))
+    fields = all(same(getattr(one, field), getattr(other, field)) for field in anatomy.fields)
+    return fields and _attributes(getattr(one, "__dict__", {}), getattr(other, "__dict__", {}))
 
 
 _BY_EQUALITY: Final = frozenset({NoneType, bool, int, str, bytes, bytearray, date, timedelta, Fraction, UUID})

@@ -1,8 +1,8 @@
 """The kinds of classes whose instances can be stored, and what their instances are made of.
 
 An instance is taken apart and put together from its raw attributes: no constructor, validator or ``__post_init__``
-runs, so nothing is hidden, checked again or changed. What ``functools.cached_property`` and ``typing.Generic`` leave behind
-in an instance is no part of the value. A class whose instances keep anything elsewhere is not of any kind.
+runs, so nothing is hidden, checked again or changed. What ``functools.cached_property`` and ``typing.Generic`` leave in
+an instance is no part of the value. A class whose instances keep anything elsewhere is not of any kind.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import typing
 from functools import cached_property
 from types import MemberDescriptorType
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel
@@ -50,16 +50,16 @@ class Anatomy(NamedTuple):
     hooked: bool = False
 
 
+_UNSEEN: Final = Anatomy(Kind.TYPEDDICT)
 _anatomies: WeakKeyDictionary[type, Anatomy | None] = WeakKeyDictionary()
 
 
 def anatomy_of(cls: type) -> Anatomy | None:
     """The anatomy of ``cls``; None if its instances can't be stored."""
-    try:
-        return _anatomies[cls]
-    except KeyError:
+    found = _anatomies.get(cls, _UNSEEN)
+    if found is _UNSEEN:
         found = _anatomies[cls] = _dissect(cls)
-        return found
+    return found
 
 
 def kind_of(cls: type) -> Kind | None:

@@ -1,9 +1,10 @@
 """The codec for values of any type: JSON, with tags for what JSON lacks. Each value comes back exactly, or is refused.
 
-A payload that begins with ``$`` goes on with tagged JSON: there an object with a single key that begins with ``$`` is a
-tag, ``{"$tuple": [1, 2]}``, and a dict that would look like one is written as ``{"$dict": [[keys], [values]]}``, as
-are dicts whose keys are not all text. Any other payload is plain JSON. Atoms are listed in ``atoms``; classes go by
-the names of ``names``. References are not kept: an object that occurs twice comes back as two.
+A payload that begins with ``$`` goes on with a JSON list of two: the names of the classes in it (see ``names``), and
+the value. In that, an object with a single key that begins with ``$`` is a tag: ``{"$tuple": [1, 2]}``, or
+``{"$model": [0, {...}]}`` for an instance of the first class. A dict that would look like one is written as
+``{"$dict": [[keys], [values]]}``, as are dicts whose keys are not all text. Any other payload is plain JSON.
+References are not kept: an object that occurs twice comes back as two.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import orjson
 from fast_cache.errors import DecodeError, EncodeError
 from fast_cache.serializers.base import Codec
 from fast_cache.serializers.names import plain_name
+from fast_cache.serializers.plain import is_plain
 from fast_cache.serializers.tagged_reader import Reader
 from fast_cache.serializers.tagged_writer import Writer
 
@@ -48,11 +50,13 @@ class TaggedCodec(Codec):
     def encode(self, value: Any, context: bytes = b"") -> bytes:
         try:
             try:
-                return self._write(Writer(self._names), value)
+                if is_plain(value):
+                    return orjson.dumps(value)
+                return _MARK + Writer(self._names).dump(value)
             except orjson.JSONEncodeError:
                 # An integer beyond 64 bits or text with lone surrogates. They are rare, and looking at every number
                 # and text for them is not cheap.
-                return self._write(Writer(self._names, careful=True), value)
+                return _MARK + Writer(self._names, careful=True).dump(value)
         except EncodeError:
             raise
         except Exception as error:  # without its cause, whose message may quote the value
@@ -64,14 +68,12 @@ class TaggedCodec(Codec):
         try:
             if payload[:1] != _MARK:
                 return orjson.loads(payload)
-            return Reader(self._classes).read(orjson.loads(memoryview(payload)[1:]))
+            tagged = orjson.loads(memoryview(payload)[1:])
+            if type(tagged) is not list:
+                raise DecodeError("a list of names and a value was expected")
+            names, tree = tagged
+            return Reader(self._classes, names).read(tree)
         except DecodeError:
             raise
         except Exception as error:  # without its cause, whose message may quote the value
             raise DecodeError(f"the payload is no value of {self.name!r} ({type(error).__name__})") from None
-
-    @staticmethod
-    def _write(writer: Writer, value: Any) -> bytes:
-        tree = writer.write(value)
-        payload = orjson.dumps(tree, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
-        return _MARK + payload if writer.tagged else payload

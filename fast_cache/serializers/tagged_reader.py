@@ -17,7 +17,8 @@ from fast_cache.errors import DecodeError
 from fast_cache.serializers.atoms import READERS
 from fast_cache.serializers.kinds import Anatomy, Kind, anatomy_of, kind_of
 from fast_cache.serializers.names import class_of
-from fast_cache.serializers.tagged_writer import DEEPEST, FACTORIES
+from fast_cache.serializers.plain import DEEPEST
+from fast_cache.serializers.tagged_writer import FACTORIES
 
 _DEEPEST_TREE: Final = 3 * DEEPEST + 2
 
@@ -29,13 +30,17 @@ _set_private = vars(BaseModel)["__pydantic_private__"].__set__
 
 
 class Reader:
-    """Reads one tree, changing it on the way. ``classes`` are found by name before modules are looked into."""
+    """Reads one tree, changing it on the way.
 
-    __slots__ = ("_classes", "_known")
+    ``names`` are those of its classes; ``classes`` are found by name before modules are looked into.
+    """
 
-    def __init__(self, classes: Mapping[str, type]) -> None:
+    __slots__ = ("_classes", "_known", "_names")
+
+    def __init__(self, classes: Mapping[str, type], names: list[str]) -> None:
         self._classes = classes
-        self._known: dict[tuple[str, str], tuple[type, Anatomy]] = {}
+        self._names = names
+        self._known: dict[int, tuple[str, type, Anatomy]] = {}
 
     def read(self, node: Any, depth: int = 0) -> Any:
         """Return the value that ``node`` stands for."""
@@ -52,7 +57,8 @@ class Reader:
             raise DecodeError("a list was expected, or the value is nested too deeply")
         read, depth = self.read, depth + 1
         for index, node in enumerate(nodes):
-            if type(node) is dict or type(node) is list:
+            cls = type(node)
+            if cls is dict or cls is list:
                 nodes[index] = read(node, depth)
         return nodes
 
@@ -61,27 +67,28 @@ class Reader:
             raise DecodeError("an object was expected, or the value is nested too deeply")
         read, depth = self.read, depth + 1
         for name, node in nodes.items():
-            if type(node) is dict or type(node) is list:
+            cls = type(node)
+            if cls is dict or cls is list:
                 nodes[name] = read(node, depth)
         return nodes
 
     def _tagged(self, tag: str, body: Any, depth: int) -> Any:
+        read_instance = _INSTANCES.get(tag)
+        if read_instance is not None:
+            index, parts, *more = body
+            known = self._known.get(index)
+            if known is None or known[0] != tag:
+                known = self._known[index] = self._find(tag, self._names[index])
+            return read_instance(self, known[1], known[2], parts, more, depth + 1)
         atom = READERS.get(tag)
         if atom is not None:
             return atom(body)
         container = _CONTAINERS.get(tag)
-        if container is not None:
-            return container(self, body, depth)
-        read_instance = _INSTANCES.get(tag)
-        if read_instance is None:
+        if container is None:
             raise DecodeError("the payload has a tag that this version does not know")
-        name, parts, *more = body
-        known = self._known.get((tag, name))
-        if known is None:
-            known = self._known[tag, name] = self._find(tag, name)
-        return read_instance(self, *known, parts, more, depth + 1)
+        return container(self, body, depth)
 
-    def _find(self, tag: str, name: str) -> tuple[type, Anatomy]:
+    def _find(self, tag: str, name: str) -> tuple[str, type, Anatomy]:
         kind = Kind(tag)
         cls = self._classes.get(name)
         if cls is None or kind_of(cls) is not kind:
@@ -89,7 +96,7 @@ class Reader:
         anatomy = anatomy_of(cls)
         if anatomy is None:
             raise DecodeError("instances of the stored class can't be made")
-        return cls, anatomy
+        return tag, cls, anatomy
 
     def _pairs(self, body: list[Any], depth: int) -> zip[tuple[Any, Any]]:
         keys, values = body

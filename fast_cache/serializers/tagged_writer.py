@@ -1,7 +1,7 @@
 """From a value to the tree of dicts, lists and scalars that is its tagged JSON.
 
-Only exact types pass: orjson by itself would write a tuple as a list, an enum as its value and NaN as null. Parts that
-are JSON already are handed on uncopied; a container full of them is recognised with one set operation.
+Only exact types pass; a subclass is another type, with a way of its own or none. Nothing of the value is changed, and
+parts that are JSON already are handed on uncopied.
 """
 
 from __future__ import annotations
@@ -13,44 +13,47 @@ from math import isfinite
 from types import NoneType
 from typing import Any, Final
 
+import orjson
+
 from fast_cache.errors import EncodeError
 from fast_cache.serializers.atoms import ATOMS
 from fast_cache.serializers.kinds import Anatomy, Kind, anatomy_of, state_of
 from fast_cache.serializers.names import name_of
-
-DEEPEST: Final = 64
-"""How deep values may be nested. One level takes up to three in JSON, and orjson writes at most 254."""
+from fast_cache.serializers.plain import DEEPEST, SCALARS, TEXT
 
 FACTORIES: Final = {factory.__name__: factory for factory in (bool, bytes, dict, float, int, list, set, str, tuple)}
 """The default factories that a stored defaultdict may have."""
 
-_TEXT: Final = frozenset({str})
-_FLOAT: Final = frozenset({float})
-_JSON: Final = frozenset({NoneType, bool, int, str})
 _SURELY_JSON: Final = frozenset({NoneType, bool})
 
 
 class Writer:
-    """Writes one value; ``tagged`` says afterwards whether its tree has tags.
+    """Writes one value.
 
     ``names`` are the names of classes that need not be found through modules. ``careful`` looks at each int and text.
     """
 
-    __slots__ = ("_careful", "_json", "_known", "_names", "tagged")
+    __slots__ = ("_careful", "_json", "_known", "_names", "_used")
 
     def __init__(self, names: Mapping[type, str], *, careful: bool = False) -> None:
-        self.tagged = False
         self._names = names
-        self._known: dict[type, tuple[str, Anatomy, _WriteInstance]] = {}
+        self._used: list[str] = []
+        self._known: dict[type, tuple[str, int, Anatomy, _WriteInstance]] = {}
         self._careful = careful
-        self._json = _SURELY_JSON if careful else _JSON
+        self._json = _SURELY_JSON if careful else SCALARS
 
-    def write(self, value: Any, depth: int = 0) -> Any:
-        """Return the tree of ``value``.
+    def dump(self, value: Any) -> bytes:
+        """Return the names of the classes and the tree of ``value``, as JSON.
 
         Raises:
             EncodeError: some part can't be stored exactly, or lies deeper than 64 levels.
+            orjson.JSONEncodeError: a number or text that only a careful writer sees.
         """
+        tree = self.write(value)
+        return orjson.dumps((self._used, tree))
+
+    def write(self, value: Any, depth: int = 0) -> Any:
+        """Return the tree of ``value``."""
         cls = type(value)
         if cls in self._json:
             return value
@@ -62,7 +65,6 @@ class Writer:
             return value
         if self._careful and ((cls is int and -(2**63) <= value < 2**64) or (cls is str and _is_unicode(value))):
             return value
-        self.tagged = True
         atom = ATOMS.get(cls)
         if atom is not None:
             return {atom.tag: atom.write(value)}
@@ -72,13 +74,12 @@ class Writer:
         known = self._known.get(cls)
         if known is None:
             known = self._known[cls] = self._learn(cls)
-        name, anatomy, write_instance = known
-        return {anatomy.kind.value: write_instance(self, value, name, anatomy, depth)}
+        tag, index, anatomy, write_instance = known
+        return {tag: write_instance(self, value, index, anatomy, depth)}
 
     def _items(self, values: Collection[Any], depth: int) -> Collection[Any]:
         _check(depth)
-        kinds = set(map(type, values))
-        if kinds <= self._json or (kinds == _FLOAT and all(map(isfinite, values))):
+        if self._json.issuperset(map(type, values)):
             return values
         plain, write, depth = self._json, self.write, depth + 1
         return [value if type(value) in plain else write(value, depth) for value in values]
@@ -94,12 +95,11 @@ class Writer:
     def _dict(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
         if self._is_object(value):
             return self._values(value, depth)
-        self.tagged = True
         return {"$dict": self._pairs(value, depth)}
 
     def _is_object(self, value: dict[Any, Any]) -> bool:
         """Whether the dict is a JSON object that no reader takes for a tag."""
-        if not _TEXT.issuperset(map(type, value)) or (self._careful and not all(map(_is_unicode, value))):
+        if not TEXT.issuperset(map(type, value)) or (self._careful and not all(map(_is_unicode, value))):
             return False
         return len(value) != 1 or next(iter(value))[:1] != "$"
 
@@ -131,51 +131,52 @@ class Writer:
     def _frozenset(self, value: frozenset[Any], depth: int) -> Any:
         return {"$frozenset": self._items(list(value), depth)}
 
-    def _learn(self, cls: type) -> tuple[str, Anatomy, _WriteInstance]:
+    def _learn(self, cls: type) -> tuple[str, int, Anatomy, _WriteInstance]:
         anatomy = anatomy_of(cls)
         if anatomy is None:
             raise EncodeError(
                 f"a value of type {cls.__module__}.{cls.__qualname__} can't be stored so that it comes back the same; "
                 "return built-in types, dataclasses, Pydantic models or msgspec structs"
             )
-        return self._names.get(cls) or name_of(cls), anatomy, _INSTANCES[anatomy.kind]
+        self._used.append(self._names.get(cls) or name_of(cls))
+        return anatomy.kind.value, len(self._used) - 1, anatomy, _INSTANCES[anatomy.kind]
 
-    def _enum(self, value: Any, name: str, anatomy: Anatomy, depth: int) -> list[Any]:
+    def _enum(self, value: Any, index: int, anatomy: Anatomy, depth: int) -> list[Any]:
         cls = type(value)
         if cls.__members__.get(value._name_) is value:
-            return [name, value._name_]
+            return [index, value._name_]
         bits = value._value_
         if issubclass(cls, Flag) and type(bits) is int and cls(bits) is value:
-            return [name, self.write(bits)]  # flags that were combined have no name of their own
+            return [index, self.write(bits)]  # flags that were combined have no name of their own
         raise EncodeError(f"a member of {cls.__qualname__} can't be found again by its name")
 
-    def _model(self, value: Any, name: str, anatomy: Anatomy, depth: int) -> list[Any]:
+    def _model(self, value: Any, index: int, anatomy: Anatomy, depth: int) -> list[Any]:
         state = state_of(value, anatomy)
         fields_set = value.__pydantic_fields_set__
         extra, private = value.__pydantic_extra__, value.__pydantic_private__
-        tree: list[Any] = [name, self._values(state, depth)]
+        tree: list[Any] = [index, self._values(state, depth)]
         if fields_set != state.keys() or extra is not None or private is not None:
             tree.append(None if fields_set == state.keys() else list(fields_set))
             tree.append(None if extra is None else self._values(extra, depth))
             tree.append(None if private is None else self._values(private, depth))
         return tree
 
-    def _dataclass(self, value: Any, name: str, anatomy: Anatomy, depth: int) -> list[Any]:
-        return [name, self._values(state_of(value, anatomy), depth)]
+    def _dataclass(self, value: Any, index: int, anatomy: Anatomy, depth: int) -> list[Any]:
+        return [index, self._values(state_of(value, anatomy), depth)]
 
-    def _namedtuple(self, value: Any, name: str, anatomy: Anatomy, depth: int) -> list[Any]:
-        return [name, self._items(tuple(_bare(value)), depth)]
+    def _namedtuple(self, value: Any, index: int, anatomy: Anatomy, depth: int) -> list[Any]:
+        return [index, self._items(tuple(_bare(value)), depth)]
 
-    def _struct(self, value: Any, name: str, anatomy: Anatomy, depth: int) -> list[Any]:
+    def _struct(self, value: Any, index: int, anatomy: Anatomy, depth: int) -> list[Any]:
         if anatomy.hooked:
             raise EncodeError(
                 f"{type(value).__qualname__} has a __post_init__, so it is stored only by functions whose return "
                 "annotation names it"
             )
-        return [name, self._items([getattr(_bare(value), field) for field in anatomy.fields], depth)]
+        return [index, self._items([getattr(_bare(value), field) for field in anatomy.fields], depth)]
 
 
-_WriteInstance = Callable[[Writer, Any, str, Anatomy, int], list[Any]]
+_WriteInstance = Callable[[Writer, Any, int, Anatomy, int], list[Any]]
 
 _CONTAINERS: Final[dict[type, Callable[[Writer, Any, int], Any]]] = {
     tuple: Writer._tuple,

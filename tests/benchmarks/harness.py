@@ -35,7 +35,8 @@ class Contender:
     Args:
         name: how tables call it.
         statement: the source of one call, such as ``fetch(7)`` or ``await fetch(item)``.
-        names: the objects that the statement uses; ``item`` is the loop's own.
+        names: the objects that the statement uses; ``item``, ``items``, ``clock`` and ``started`` are the loop's
+            own.
         note: what a reader must know to compare it fairly.
         prepare: awaited once, before the first call.
     """

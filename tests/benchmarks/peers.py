@@ -29,6 +29,8 @@ def made(makers: Iterable[Callable[[], T]]) -> tuple[list[T], list[str]]:
     for make in makers:
         try:
             present.append(make())
+        except ModuleNotFoundError as error:
+            absent.append(f"Left out: {error.name} is not installed.")
         except Exception as error:
             absent.append(f"Left out: {type(error).__name__}: {error}.")
     return present, absent

@@ -1,8 +1,8 @@
 """Two eviction policies to compare with, as simple as their descriptions, and the interface that a replay drives.
 
 LRU: what was not used for the longest time goes. SIEVE (Zhang, Yang, Yue, Vigfusson, Rashmi: "SIEVE is Simpler than
-LRU", NSDI 2024): a queue that never moves an entry, and a hand that goes from the oldest to the newest, clears marks and
-evicts the first entry without one.
+LRU", NSDI 2024): a queue that never moves an entry, and a hand that goes from the oldest to the newest, clears marks
+and evicts the first entry without one.
 """
 
 from __future__ import annotations

@@ -10,11 +10,13 @@ import array
 import gzip
 import lzma
 import sys
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 MAX_ACCESSES = 500_000
 
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+_DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".xz": lzma.decompress}
 
 
 def read_trace(path: Path, limit: int = MAX_ACCESSES) -> list[int]:
@@ -23,18 +25,13 @@ def read_trace(path: Path, limit: int = MAX_ACCESSES) -> list[int]:
     Raises:
         ValueError: it is compressed in a way that is not known.
     """
-    if path.suffix not in _OPENERS:
-        raise ValueError(f"{path.name} is not a trace: its name must end in {' or '.join(_OPENERS)}")
-    with _OPENERS[path.suffix](path) as file:
-        if path.name.startswith(("web", "orm")):
-            numbers = array.array("i", file.read(4 * limit))
-            if sys.byteorder == "little":
-                numbers.byteswap()
-            return numbers.tolist()
-        keys: list[int] = []
-        for line in file:
-            if not line.startswith(b"*"):
-                keys.append(int(line))
-                if len(keys) == limit:
-                    break
-        return keys
+    if path.suffix not in _DECOMPRESS:
+        raise ValueError(f"{path.name} is not a trace: its name must end in {' or '.join(_DECOMPRESS)}")
+    content = _DECOMPRESS[path.suffix](path.read_bytes())
+    if path.name.startswith(("web", "orm")):
+        numbers = array.array("i", content[: 4 * limit])
+        if sys.byteorder == "little":
+            numbers.byteswap()
+        return numbers.tolist()
+    lines = (line for line in content.splitlines() if not line.startswith(b"*"))
+    return [int(line) for line in islice(lines, limit)]

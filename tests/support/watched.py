@@ -43,13 +43,10 @@ class Watched:
         def wrapper(*args: Any, fast_cache_request__: Any = None, **kwargs: Any) -> Any:
             if fast_cache_request__ is None:
                 return fn(*args, **kwargs)
-            judge = functools.partial(
-                verdict, fast_cache_request__, wrapper, every, shared=shared, author_keyed=author_keyed
-            )
-            self.last = self.planner.verdict(
-                fast_cache_request__, wrapper, every, shared=shared, author_keyed=author_keyed
-            )
-            assert self.last == judge(), "what is remembered differs from what is so"
+            said: dict[str, Any] = {"roles": every, "shared": shared, "author_keyed": author_keyed}
+            self.last = self.planner.verdict(fast_cache_request__, wrapper, **said)
+            now = verdict(fast_cache_request__, wrapper, **said)
+            assert self.last == now, "what is remembered differs from what is so"
             return fn(*args, **kwargs)
 
         wrapper.__signature__ = signature  # type: ignore[attr-defined]

@@ -16,9 +16,7 @@ from fastapi import (
     Response,
     Security,
 )
-from fastapi.security import (
-    SecurityScopes,
-)
+from fastapi.security import SecurityScopes
 from pydantic import AfterValidator, BaseModel
 from starlette.requests import HTTPConnection
 

@@ -3,16 +3,8 @@
 from typing import Annotated, Any
 
 import pytest
-from fastapi import (
-    Depends,
-    FastAPI,
-    Header,
-    Query,
-    Security,
-)
-from fastapi.security import (
-    SecurityScopes,
-)
+from fastapi import Depends, FastAPI, Header, Query, Security
+from fastapi.security import SecurityScopes
 
 from tests.support.watched import (
     BEARER,

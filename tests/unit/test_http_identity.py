@@ -4,13 +4,7 @@ import functools
 from typing import Annotated, Any
 
 import pytest
-from fastapi import (
-    Depends,
-    FastAPI,
-    Header,
-    Request,
-    WebSocket,
-)
+from fastapi import Cookie, Depends, FastAPI, Header, Request, WebSocket
 from fastapi.security import (
     APIKeyCookie,
     APIKeyHeader,
@@ -170,6 +164,10 @@ def test_a_websocket_endpoint_is_not_cacheable(watched: Watched) -> None:
 # Authorization.
 
 
+def get_cookie(authorization: Annotated[str, Cookie()] = "") -> str:
+    return authorization
+
+
 class FromCookie(OAuth2PasswordBearer):
     """A scheme that declares one thing and reads another, as many applications have it."""
 
@@ -187,6 +185,7 @@ class FromCookie(OAuth2PasswordBearer):
         (APIKeyHeader(name="x-key", auto_error=False), False),
         (APIKeyCookie(name="authorization", auto_error=False), False),
         (FromCookie("token"), False),
+        (get_cookie, False),
         (get_tenant, False),
         (get_agent, False),
         (get_session, False),

@@ -6,15 +6,7 @@ import weakref
 from typing import Annotated, Any
 
 import pytest
-from fastapi import (
-    APIRouter,
-    Cookie,
-    Depends,
-    FastAPI,
-    Header,
-    Request,
-    routing,
-)
+from fastapi import APIRouter, Cookie, Depends, FastAPI, Header, Request, routing
 from starlette.testclient import TestClient
 
 from fast_cache.http.identity import verdict
@@ -90,35 +82,41 @@ def test_a_covering_parameter_keeps_covering_when_overridden(watched: Watched) -
 
 
 def test_a_replaced_override_is_noticed_whatever_kind_it_is(watched: Watched) -> None:
-    class Fake:
-        def harmless(self) -> str:
-            return "t"
-
-        def reading(self, visit: Annotated[str, Cookie()] = "") -> str:
-            return visit
-
-    class Slotted:
-        __slots__ = ()
-
-        def __call__(self) -> str:
-            return "t"
-
     app = FastAPI(dependencies=[Depends(get_tenant)])
     app.get("/")(watched(lambda: "read"))
     fake = Fake()
     for override, cacheable in (
-        (fake.harmless, True),
-        (fake.reading, False),
+        (fake.tenant, True),
+        (fake.visitor, False),
         (Slotted(), True),
         (functools.partial(get_visit, visit="v"), False),
         (get_visit, False),
-        (fake.harmless, True),
+        (fake.tenant, True),
     ):
         app.dependency_overrides = {get_tenant: override}
         assert watched.of(app).cacheable is cacheable
 
 
 # Memory.
+
+
+class Fake:
+    """Overrides that are no plain functions."""
+
+    def tenant(self) -> str:
+        return "t"
+
+    def visitor(self, visit: Annotated[str, Cookie()] = "") -> str:
+        return visit
+
+
+class Slotted:
+    """Can't be referred to weakly."""
+
+    __slots__ = ()
+
+    def __call__(self) -> str:
+        return "t"
 
 
 def test_a_verdict_is_made_once_for_a_route(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,10 +143,12 @@ def test_a_verdict_is_made_once_for_a_route(watched: Watched, monkeypatch: pytes
         assert client.get(f"/b/{number}").status_code == 200
     pages = 1 if hasattr(routing, "iter_route_contexts") else 2
     assert len(looked) == len(planner) == pages
-    app.dependency_overrides[get_tenant] = lambda: "t"
-    for number in range(5):
-        assert client.get(f"/a/{number}").status_code == 200
-    assert len(looked) == pages + 1
+    overrides: list[Endpoint] = [get_session, Fake().tenant, functools.partial(get_session)]
+    for again, override in enumerate(overrides, start=1):
+        app.dependency_overrides[get_tenant] = override
+        for number in range(5):
+            assert client.get(f"/a/{number}").status_code == 200
+        assert len(looked) == pages + again
 
 
 def test_nothing_is_kept_of_an_app_that_is_gone(watched: Watched) -> None:

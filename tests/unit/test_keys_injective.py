@@ -17,9 +17,12 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import hypothesis.strategies as st
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 
 from fast_cache.keys import KeyMaker, encode
+
+# A busy machine is not a fault of the code.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -133,16 +136,19 @@ def form(value: Any) -> object:
     return type(value), value
 
 
+@patient
 @given(values)
 def test_a_value_can_be_read_back_from_its_encoding(value: object) -> None:
     assert form(Reader(encode(value)).whole()) == form(value)
 
 
+@patient
 @given(values, values)
 def test_equal_encodings_mean_equal_values_of_equal_types(one: object, other: object) -> None:
     assert (encode(one) == encode(other)) == (form(one) == form(other))
 
 
+@patient
 @given(values)
 def test_an_encoding_is_utf8_and_has_no_control_characters_or_braces(value: object) -> None:
     encoding = encode(value)
@@ -150,6 +156,7 @@ def test_an_encoding_is_utf8_and_has_no_control_characters_or_braces(value: obje
     assert not re.search(r"[{}\x00-\x1f\x7f-\x9f]", encoding)
 
 
+@patient
 @given(st.dictionaries(hashables, leaves, max_size=6), st.randoms(use_true_random=False))
 def test_the_order_of_insertion_does_not_count(mapping: dict[Any, Any], random: Any) -> None:
     items = list(mapping.items())
@@ -164,16 +171,19 @@ def pair(one: Any, other: Any) -> None: ...
 PAIR = KeyMaker(pair)
 
 
+@patient
 @given(values, values, values, values)
 def test_two_calls_share_a_key_only_if_all_their_arguments_are_equal(a: Any, b: Any, c: Any, d: Any) -> None:
     assert (PAIR.compiled(a, b) == PAIR.compiled(c, d)) == (form((a, b)) == form((c, d)))
 
 
+@patient
 @given(texts, texts, texts, texts)
 def test_text_arguments_can_not_reach_into_each_other(a: str, b: str, c: str, d: str) -> None:
     assert (PAIR.compiled(a, b) == PAIR.compiled(c, d)) == ((a, b) == (c, d))
 
 
+@patient
 @given(texts.filter(bool), texts.filter(bool), texts.filter(bool), texts.filter(bool))
 def test_namespace_and_version_can_not_imitate_each_other(a: str, b: str, c: str, d: str) -> None:
     def clean(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import hypothesis.strategies as st
 import pytest
 from fastapi import Header, Request
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 
 from fast_cache.errors import ConfigurationError, InvalidTypeError, UnkeyableError
 from fast_cache.keys import KeyMaker, NotKeyed, Role
@@ -57,6 +57,7 @@ class TestTemplates:
         maker = KeyMaker(show, key="{user}")
         assert len({maker.compiled(user) for user in (1, "1", True, 1.0, None, "None")}) == 6
 
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(
         st.sampled_from(["{a}{b}", "{a}1{b}", "{a}:{b}", "{a}-{b}", "{a},{b}", "{a}/{b}", "{a}'{b}", "{a}.{b}"]),
         *[st.text(alphabet="1:,-/'%.\\{}", max_size=4) | st.integers(-12, 12) | st.floats() | st.none()] * 4,

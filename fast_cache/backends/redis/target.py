@@ -7,6 +7,7 @@ the setting that is wrong and never repeat the URL: it may hold a password.
 from __future__ import annotations
 
 import inspect
+import threading
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -95,47 +96,54 @@ class Target:
         return pool, True
 
 
-class _SurplusCloses:
-    """Keeps ``pool_size`` connections open after a burst; what was opened beyond that is closed on its return."""
+class _Idle:
+    """Which connections stay open between exchanges: ``keep`` of them; what was opened beyond that is closed."""
 
-    def _is_surplus(self) -> bool:
-        self._busy -= 1
-        return self._busy >= self._keep
-
-    _busy: int
-    _keep: int
-
-
-class _BlockingPool(redis.BlockingConnectionPool, _SurplusCloses):
-    def __init__(self, keep: int, **kwargs: Any) -> None:
+    def __init__(self, keep: int) -> None:
         self._keep = keep
-        self._busy = 0
+        self._lock = threading.Lock()
+        self._open: set[Any] = set()
+
+    def take(self, connection: Any) -> None:
+        with self._lock:
+            self._open.discard(connection)
+
+    def may_stay(self, connection: Any) -> bool:
+        with self._lock:
+            if len(self._open) >= self._keep:
+                return False
+            self._open.add(connection)
+            return True
+
+
+class _BlockingPool(redis.BlockingConnectionPool):
+    def __init__(self, keep: int, **kwargs: Any) -> None:
+        self._idle = _Idle(keep)
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
 
     def get_connection(self, *args: Any, **kwargs: Any) -> Any:
         connection = super().get_connection(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self._busy += 1
+        self._idle.take(connection)
         return connection
 
     def release(self, connection: Any) -> None:
-        if self._is_surplus():
+        if not self._idle.may_stay(connection):
             connection.disconnect()
         super().release(connection)  # type: ignore[no-untyped-call]
 
 
-class _SuspendingPool(redis.asyncio.BlockingConnectionPool, _SurplusCloses):
+class _SuspendingPool(redis.asyncio.BlockingConnectionPool):
     def __init__(self, keep: int, **kwargs: Any) -> None:
-        self._keep = keep
-        self._busy = 0
+        self._idle = _Idle(keep)
         super().__init__(**kwargs)
 
     async def get_connection(self, *args: Any, **kwargs: Any) -> Any:
         connection = await super().get_connection(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self._busy += 1
+        self._idle.take(connection)
         return connection
 
     async def release(self, connection: Any) -> None:
-        if self._is_surplus():
+        if not self._idle.may_stay(connection):
             await connection.disconnect(nowait=True)
         await super().release(connection)
 
