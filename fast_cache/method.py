@@ -40,7 +40,7 @@ class CachedMethod:
         self.__signature__ = EndpointSignature.of(operations.fn)
         # A class for each method: what stands on it is shown as the method's own, and costs no binding anything.
         base = BoundAsyncCachedMethod if operations.suspends else BoundCachedMethod
-        own = {"__slots__": (), "__doc__": wrapper.__doc__, "__module__": wrapper.__module__}
+        own: dict[str, Any] = {"__slots__": (), "__doc__": wrapper.__doc__, "__module__": wrapper.__module__}
         own["_method"] = staticmethod(self)  # a descriptor by itself, it would bind to what carries it
         self._bound: type[BoundCachedMethod] = type(base.__name__, (base,), own)
 
@@ -119,7 +119,8 @@ class BoundCachedMethod:
         return self._method._wrapper(self.__self__, *args, **kwargs)
 
     def key(self, *args: Any, **kwargs: Any) -> str:
-        return self._method._operations.key(self.__self__, *args, **kwargs)
+        key: str = self._method._operations.key(self.__self__, *args, **kwargs)
+        return key
 
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
         return self._method._operations.invalidate(self.__self__, *args, **kwargs)

@@ -64,9 +64,9 @@ def constant_text(value: Any) -> str | None:
 
 
 def _named(thing: Any) -> str:
-    """The qualified name of a class, alias or type variable; of anything else the name of its class."""
+    """The qualified name of a class, alias or type variable; of anything else, what it is an instance of."""
     module = getattr(thing, "__module__", None)
     name = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None)
     if not isinstance(module, str) or not isinstance(name, str):
-        return _named(type(thing))
+        return f"<{_named(type(thing))}>"
     return name if module == "builtins" else f"{module}.{name}"

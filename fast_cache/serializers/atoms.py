@@ -66,7 +66,7 @@ def _fraction(body: list[str]) -> Fraction:
 
 
 def _write_zone(zone: tzinfo | None) -> Any:
-    """Null; a name of the time zone database; seconds, of Pydantic's; a list, of ``datetime.timezone``, empty for UTC."""
+    """Null; a key of ``zoneinfo``; seconds, of Pydantic's; a list, of ``datetime.timezone``: empty for UTC."""
     if zone is None:
         return None
     if zone is UTC:

@@ -54,7 +54,8 @@ class PickleSerializer(Codec):
             raise ConfigurationError(f"algorithm must be one of {', '.join(_ALGORITHMS)}")
         self._sign = _ALGORITHMS[algorithm]
         self._algorithm = algorithm.encode()
-        secrets = [secret] if isinstance(secret, (str, bytes)) else list(secret)
+        several = isinstance(secret, Sequence) and not isinstance(secret, (str, bytes))
+        secrets: Sequence[Any] = secret if several else [secret]
         if not secrets:
             raise ConfigurationError("PickleSerializer needs a secret of at least 16 bytes")
         self._keys = tuple(map(_key, secrets))
@@ -85,7 +86,7 @@ class PickleSerializer(Codec):
         return self._sign(key, b"".join((_FORMAT, sizes, self._algorithm, context, body)))
 
 
-def _key(secret: str | bytes) -> bytes:
+def _key(secret: Any) -> bytes:
     if not isinstance(secret, (str, bytes)):
         raise InvalidTypeError(f"a secret must be text or bytes, not {type(secret).__name__}")
     raw = secret.encode("utf-8", "surrogatepass") if isinstance(secret, str) else secret

@@ -116,3 +116,25 @@ TAGGED: list[tuple[Any, bytes]] = [
     (samples.Packed(1), b'$[["tests.unit.serializers_samples:Packed#960d6758"],{"$struct":[0,[1,"x"]]}]'),
 ]
 """Value, payload."""
+
+PICKLED: list[tuple[Any, bytes, str, bytes, bytes]] = [
+    (
+        (1, "a"),
+        b"sixteen bytes ok",
+        "blake2b",
+        b"shop:key",
+        bytes.fromhex(
+            "01869b837595359016e18ab354f902de76ed55997d4b1725c499b85ad8591977f680059509000000000000004b018c01619486942e"
+        ),
+    ),
+    (
+        (1, "a"),
+        b"sixteen bytes ok",
+        "hmac-sha256",
+        b"",
+        bytes.fromhex(
+            "013169f72b0ecd5d7cf75419499034d69d73c0c7586db9d95d169fb3fa5a653fd080059509000000000000004b018c01619486942e"
+        ),
+    ),
+]
+"""Value, secret, algorithm, context, payload."""
