@@ -1,8 +1,8 @@
 """Hooks round the methods of a backend class, so that the engine learns what users do to the store directly.
 
 A ``set``, ``delete`` or ``clear`` is announced before it acts, which fences off the loads in flight; a ``get`` or
-``has`` is asked to overlook a key whose fenced-off write is still being undone. Only stores that listen are told:
-the built-in ones do the same within their own steps.
+``has`` is asked to overlook a key whose fenced-off write is still being undone. Classes with an engine store of their
+own are left alone: they do the same within their own steps.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 
-@runtime_checkable
 class Listener(Protocol):
     """A store that wants to be told."""
 
@@ -65,8 +64,7 @@ def _hooked(method: Callable[..., Any], before: Callable[..., Any]) -> Callable[
     """Run ``before``; a one-tuple from it is the answer, and the method is not called."""
 
     def announce(self: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        store = self.engine_store()
-        return before(store, *args, **kwargs) if isinstance(store, Listener) else None
+        return before(self.engine_store(), *args, **kwargs)
 
     if inspect.iscoroutinefunction(method):
 

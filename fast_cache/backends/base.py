@@ -80,7 +80,8 @@ class CacheBackend(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Fence the methods as the class is made: a constructor may forget ``super().__init__()``."""
         super().__init_subclass__(**kwargs)
-        fence_methods(cls)
+        if cls.engine_store is CacheBackend.engine_store:  # a store of its own sees to its fences by itself
+            fence_methods(cls)
 
 
 _creation = threading.Lock()

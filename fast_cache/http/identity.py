@@ -11,7 +11,6 @@ import re
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from types import MethodType
 from typing import Any, Final, NamedTuple
 
 from starlette.requests import HTTPConnection
@@ -138,7 +137,7 @@ class _Plan:
         if overrides is None or len(overrides) != len(known):
             return ()
         same = zip(known, tuple(overrides.items()), strict=True)
-        return self._pages if all(a() == original and b() == now for (a, b), (original, now) in same) else ()
+        return self._pages if all(a() is original and b() is now for (a, b), (original, now) in same) else ()
 
 
 class _Examined(NamedTuple):
@@ -208,6 +207,6 @@ def _all(verdicts: Iterable[Verdict]) -> Verdict:
 
 def _weak(target: Callable[..., Any]) -> Callable[[], Any]:
     try:
-        return weakref.WeakMethod(target) if isinstance(target, MethodType) else weakref.ref(target)
+        return weakref.ref(target)
     except TypeError:
         return lambda: target

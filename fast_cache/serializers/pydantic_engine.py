@@ -27,6 +27,9 @@ _BY_FIELD_NAME: Final[dict[str, Any]] = (
 )
 """Since Pydantic 2.11 fields can be read by their own names; before, models with aliases go to the tagged codec."""
 
+_CAN_BE_DEFERRED: Final = hasattr(TypeAdapter, "rebuild")
+"""Since Pydantic 2.10 a schema may be a placeholder until it is asked for."""
+
 
 class PydanticEngine(Engine):
     """A ``TypeAdapter``."""
@@ -44,8 +47,10 @@ class PydanticEngine(Engine):
         """An engine for ``annotation``; None if Pydantic has none or its schema is not proved."""
         try:
             adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-            adapter.rebuild(raise_errors=True)
-            return cls(adapter, list(_defaults(adapter.core_schema)))
+            if _CAN_BE_DEFERRED:
+                adapter.rebuild(raise_errors=True)
+            schema = adapter.core_schema
+            return cls(adapter, list(_defaults(schema))) if isinstance(schema, dict) else None
         except Exception:  # whatever the classes of a user make of it
             return None
 
@@ -70,6 +75,9 @@ def _defaults(schema: Any) -> Iterator[str]:
         for part in schema:
             yield from _defaults(part)
     elif isinstance(schema, dict):
+        if not isinstance(schema.get("type"), str):  # schemas by name: a field may be called anything
+            yield from _defaults(list(schema.values()))
+            return
         _prove(schema)
         for key, part in schema.items():
             if key == "default":
@@ -82,8 +90,8 @@ def _defaults(schema: Any) -> Iterator[str]:
 
 
 def _prove(node: dict[str, Any]) -> None:
-    kind = node.get("type")
-    if isinstance(kind, str) and kind.startswith("function-") and not _is_pydantics_own(node["function"]):
+    kind = node["type"]
+    if kind.startswith("function-") and not _is_harmless(node["function"]):
         raise _UnprovedError
     if kind == "call" or node.get("post_init") or node.get("custom_init") or node.get("missing"):
         raise _UnprovedError
@@ -93,8 +101,10 @@ def _prove(node: dict[str, Any]) -> None:
         raise _UnprovedError
 
 
-def _is_pydantics_own(function: Any) -> bool:
-    """Whether a validator or serialiser came with Pydantic: those of paths, addresses, URLs."""
+def _is_harmless(function: Any) -> bool:
+    """Whether a validator or serialiser came with Pydantic, as those of paths and URLs, and imports nothing."""
     inner = function["function"] if isinstance(function, dict) else function
     package, _, module = (getattr(inner, "__module__", None) or "").partition(".")
-    return package == "pydantic" and not module.startswith("experimental")  # pipelines there wrap the user's functions
+    if package != "pydantic" or module.startswith("experimental"):  # pipelines there wrap the user's functions
+        return False
+    return getattr(inner, "__name__", "") != "import_string"  # what bytes name is not imported

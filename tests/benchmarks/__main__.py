@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no such scenario: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
     if chosen.write_readme and (chosen.scenarios or chosen.quick):
         parser.error("--write-readme publishes a full run: leave out the names and --quick")
+    if is_busy():
+        print("This machine is busy with other things: figures will be too high, those of slow contenders most.\n")
     tables: list[Table] = []
     skipped: list[str] = []
     for name in chosen.scenarios or SCENARIOS:
@@ -68,6 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     publish(tables, README, ROOT / CHART)
     return 0
+
+
+def is_busy() -> bool:
+    """Whether more wants to run here than there are processors, as far as the system tells."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1)
 
 
 def surroundings() -> str:

@@ -196,7 +196,7 @@ def many_keys(effort: Effort, how_many: int) -> Table:
 
     ours = Contender(OURS, "fetch(item)", {"fetch": _by_ours(fetch)})
     title = f"A hit of a sync function, {how_many:,} distinct ints in turn"
-    return _side_by_side(title, ours, [cachebox], Effort(rounds=max(4, effort.rounds // 4)), items=items)
+    return _side_by_side(title, ours, [cachebox], Effort(rounds=max(4, effort.rounds // 16)), items=items)
 
 
 def store(effort: Effort) -> Table:

@@ -75,7 +75,8 @@ class OverAsyncClient(RedisBackend):
 
     async def aclose(self) -> None:
         await super().aclose()
-        await self.users.aclose()
+        with contextlib.suppress(RuntimeError):  # used on a loop that has ended: too late
+            await self.users.aclose()
 
 
 # A client of the user's is not ours to close: where its event loop ends without aclose(), it complains.

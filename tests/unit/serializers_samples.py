@@ -15,10 +15,12 @@ from uuid import UUID
 
 import msgspec
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     HttpUrl,
+    ImportString,
     PrivateAttr,
     RootModel,
     SecretStr,
@@ -277,6 +279,27 @@ class MemoisedModel(BaseModel):
     @cached_property
     def area(self) -> int:
         return self.side**2
+
+
+class Deferred(BaseModel):
+    model_config = ConfigDict(defer_build=True)
+
+    id: int
+
+
+class DeferredShouting(Shouting):
+    model_config = ConfigDict(defer_build=True)
+
+
+class Confusing(BaseModel):
+    """Fields called like the parts of a schema."""
+
+    type: str = "a"
+    config: Annotated[str, AfterValidator(lambda text: text + "!")] = "b"
+
+
+class Importing(BaseModel):
+    thing: ImportString[Any]
 
 
 class FrozenModel(BaseModel):

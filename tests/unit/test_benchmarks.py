@@ -301,6 +301,30 @@ def test_publishing_fills_the_readme_and_draws_the_chart_without_paths_of_this_m
     assert readme.read_text() == first
 
 
+def test_write_readme_publishes_a_full_run_and_leaves_the_readme_alone_after_a_partial_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(options: Options) -> Iterator[Table]:
+        yield TABLE
+
+    def skipped(options: Options) -> Iterator[Table]:
+        yield from ()
+        raise Skipped("something is missing")
+
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    monkeypatch.setattr(program, "ROOT", tmp_path)
+    monkeypatch.setattr(program, "README", readme)
+    monkeypatch.setattr(program, "SCENARIOS", {"measured": measured, "skipped": skipped})
+    assert program.main(["--write-readme"]) == 1
+    assert readme.read_text() == README
+    assert "skipped was skipped" in capsys.readouterr().err
+    monkeypatch.setattr(program, "SCENARIOS", {"measured": measured})
+    assert program.main(["--write-readme"]) == 0
+    assert TABLE.as_markdown() in readme.read_text()
+    assert (tmp_path / program.CHART).read_text() == draw([TABLE])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

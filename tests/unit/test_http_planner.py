@@ -13,6 +13,7 @@ from fast_cache.http.identity import verdict
 from fast_cache.keys.roles import Role
 from tests.support.watched import (
     COVERED,
+    Endpoint,
     Session,
     Watched,
     get_session,

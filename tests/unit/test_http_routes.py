@@ -161,6 +161,17 @@ def test_a_mounted_router_is_found(watched: Watched) -> None:
     assert "guard require_tenant" in reason(watched.of(app, "/mounted/report"))
 
 
+def test_a_route_that_merely_looks_the_same_is_another(watched: Watched) -> None:
+    """Routes of one path, endpoint and method are equal, and one of them is guarded."""
+    endpoint = watched(lambda: "read")
+    router, app = APIRouter(), FastAPI()
+    app.get("/report", dependencies=[Depends(require_tenant)])(endpoint)
+    router.get("/report")(endpoint)
+    app.mount("/mounted", router)
+    assert "guard require_tenant" in reason(watched.of(app, "/report"))
+    assert watched.of(app, "/mounted/report") == COVERED
+
+
 @pytest.mark.parametrize(
     ("root_path", "prefix"),
     [("", ""), ("/api", "/api"), ("/open", "/open"), ("/op", ""), ("/cl", "")],  # a part of a segment is no root

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import typing
 import warnings
 from collections import OrderedDict, defaultdict, deque
@@ -53,6 +55,7 @@ CASES: list[tuple[Any, Any, bytes]] = [
     (samples.Aliased, samples.Aliased.model_validate({"firstName": "a", "zip": "b"}), PYDANTIC),
     (samples.Extra, samples.Extra.model_validate({"id": 1, "more": "x"}), PYDANTIC),
     (samples.Rectangle, samples.Rectangle(width=2), PYDANTIC),
+    (samples.Deferred, samples.Deferred(id=1), PYDANTIC),
     (samples.FrozenModel, samples.FrozenModel(id=1), PYDANTIC),
     (samples.Names, samples.Names(["a"]), PYDANTIC),
     (samples.Owner, samples.Owner(pet=samples.Dog(kind="dog", name="a")), PYDANTIC),
@@ -78,6 +81,10 @@ CASES: list[tuple[Any, Any, bytes]] = [
     (samples.Inner, samples.Child(name="a", more=1), TAGGED),
     (list[samples.Inner], [INNER, samples.Child(name="a")], TAGGED),
     (samples.Shouting, samples.Shouting(text="a"), TAGGED),
+    (samples.DeferredShouting, samples.DeferredShouting(text="a"), TAGGED),
+    (samples.Confusing, samples.Confusing(type="x"), TAGGED),
+    (samples.Confusing, samples.Confusing.model_construct(config="x"), TAGGED),
+    (samples.Importing, samples.Importing.model_construct(thing=5), TAGGED),
     (samples.Masking, samples.Masking(number="123"), TAGGED),
     (samples.Initialised, samples.Initialised(id=1), TAGGED),
     (samples.Serial, samples.Serial(), TAGGED),
@@ -328,6 +335,35 @@ def test_a_schema_of_pydantic_alone_is_proved_and_one_with_the_users_code_is_not
     assert marks(WithUrl, WithUrl(url=HttpUrl("https://example.com"), path=Path("a"))) == PYDANTIC
     assert marks(WithOwnType, WithOwnType(text="a")) == b"$"
     assert TypeAdapter(WithOwnType).validate_json('{"text":"a"}').text == "A"
+
+
+@pytest.mark.parametrize(
+    "name", ["type", "config", "metadata", "cls", "default", "computed_fields", "missing", "function"]
+)
+def test_a_field_may_be_called_like_a_part_of_a_schema(name: str) -> None:
+    runs = []
+
+    def validator(text: str) -> str:
+        runs.append(text)
+        return text
+
+    watched = create_model("Watched", **{name: (Annotated[str, AfterValidator(validator)], ...)})  # type: ignore[call-overload]
+    value, plain = watched(**{name: "a"}), create_model("Plain", **{name: (str, "x")})  # type: ignore[call-overload]
+    runs.clear()
+    codec = codec_for(watched)
+    assert same(codec.decode(codec.encode(value)), value)
+    assert runs == []
+    assert codec_for(plain).encode(plain(**{name: "a"}))[:1] == PYDANTIC
+
+
+def test_nothing_is_imported_on_the_word_of_bytes() -> None:
+    codec = codec_for(samples.Importing)
+    assert "antigravity" not in sys.modules
+    for payload in (b'P{"thing":"antigravity"}', b'T{"thing":"antigravity"}', b'{"thing":"antigravity"}'):
+        with contextlib.suppress(DecodeError):
+            codec.decode(payload)
+    assert "antigravity" not in sys.modules
+    assert codec_for(samples.Importing).name.startswith("tagged-1 ")
 
 
 def test_codecs_are_found_by_fingerprint_while_somebody_holds_them() -> None:
