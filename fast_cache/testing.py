@@ -320,7 +320,7 @@ def _flavoured(test: Callable[..., Coroutine[Any, Any, None]], modes: list[Mode]
     mode = inspect.Parameter("mode", inspect.Parameter.KEYWORD_ONLY)
     others = [parameter for name, parameter in own.parameters.items() if name != "flavour"]
     flavoured.__signature__ = inspect.Signature([*others, mode])  # type: ignore[attr-defined]
-    del flavoured.__wrapped__  # type: ignore[attr-defined]  # pytest would take it for a test that nobody awaits
+    del flavoured.__wrapped__  # pytest would take it for a test that nobody awaits
     parametrised: Callable[..., None] = pytest.mark.parametrize("mode", modes)(flavoured)
     return parametrised
 
@@ -484,7 +484,7 @@ class MethodsContract(_Contract):
 
     @in_both_flavours
     async def test_values_live_as_long_as_they_were_told_to(self, flavour: Flavour) -> None:
-        lifetimes = {
+        lifetimes: dict[str, Any] = {
             "an int": 1,
             "a float": 0.4,
             "a timedelta": timedelta(milliseconds=400),

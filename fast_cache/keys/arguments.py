@@ -35,7 +35,8 @@ def parameter_encoder(name: str, role: Role, *, is_owner: bool, handles_by_value
         name: the parameter, as errors call it.
         role: ``KEYED``, ``HASHED`` or ``REQUEST``: what is left out is never encoded.
         is_owner: whether it is the instance or class that a method is bound to.
-        handles_by_value: whether a handle that was not announced by the annotation is left out or refused.
+        handles_by_value: whether a handle, or what the framework makes for a request, is left out or refused where
+            the annotation did not announce it.
     """
     if role is Role.HASHED:
         return lambda value: encode_hashed(value, name)
@@ -48,7 +49,7 @@ def parameter_encoder(name: str, role: Role, *, is_owner: bool, handles_by_value
             return encode(value, name, advice=advice)
 
         return encode_owner
-    ignored = (Role.HANDLE, Role.PER_REQUEST) if handles_by_value else (Role.PER_REQUEST,)
+    ignored = (Role.HANDLE, Role.PER_REQUEST) if handles_by_value else ()
 
     def encode_argument(value: Any) -> str:
         cls = type(value)

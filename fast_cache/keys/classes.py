@@ -17,7 +17,6 @@ from weakref import WeakKeyDictionary
 
 from fast_cache.keys.text import escape_name
 
-
 _PROCESS: Final = secrets.token_hex(8)
 _numbering = threading.Lock()
 _numbers: WeakKeyDictionary[type, int] = WeakKeyDictionary()

@@ -80,7 +80,7 @@ class OverAsyncClient(RedisBackend):
 
 
 # A client of the user's is not ours to close: where its event loop ends without aclose(), it complains.
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 class TestRedisBackendOverTheUsersAsyncClient(BackendContract):
     @pytest.fixture(autouse=True)
     def server(self, redis_url: str) -> Iterator[None]:

@@ -9,7 +9,7 @@ import inspect
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fastapi import FastAPI
@@ -349,7 +349,7 @@ class Streaming:
         Streaming.__iter__,
         Streaming.pages,
         staticmethod(generator),
-        classmethod(async_generator),
+        classmethod(cast(Any, async_generator)),
     ],
     ids=lambda function: getattr(function, "__qualname__", "?"),
 )

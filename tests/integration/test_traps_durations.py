@@ -49,14 +49,18 @@ NO_LIFETIMES: list[Any] = [
 ]
 
 
+def overhearing(client: Any) -> Any:
+    return client.monitor()
+
+
 @pytest.fixture
 def overheard(redis_url: str) -> Iterator[Callable[[], list[int]]]:
     """The lifetimes, in milliseconds, of every SET that the server has carried out since."""
-    with contextlib.closing(redis.Redis.from_url(redis_url)) as client, client.monitor() as monitor:
+    with contextlib.closing(redis.Redis.from_url(redis_url)) as client, overhearing(client) as monitor:
 
         def lifetimes() -> list[int]:
             client.echo("that is all")
-            found = []
+            found: list[int] = []
             for message in monitor.listen():
                 words = message["command"].split(" ")
                 if words[0] == "ECHO":

@@ -255,13 +255,13 @@ async def test_a_load_that_raises_raises_for_everyone_is_not_stored_and_is_tried
     go = flavour.gate()
     loads: list[Exception] = []
 
-    class Unavailable(Exception):
+    class NotNowError(Exception):
         pass
 
     @store.cached()
     async def load() -> str:
         if len(loads) < 2:
-            loads.append(Unavailable("try again"))
+            loads.append(NotNowError("try again"))
             await go.passed()
             raise loads[-1]
         return "value"
@@ -270,10 +270,10 @@ async def test_a_load_that_raises_raises_for_everyone_is_not_stored_and_is_tried
     await store.followed(load.key(), 9)
     go.open()
     for caller in callers:
-        with pytest.raises(Unavailable) as caught:
+        with pytest.raises(NotNowError) as caught:
             await caller.result()
         assert caught.value is loads[0]
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(NotNowError) as caught:
         await flavour.call(load)
     assert caught.value is loads[1]
     assert [await flavour.call(load) for _ in range(2)] == ["value"] * 2
@@ -390,9 +390,7 @@ def test_stop_iteration_reaches_those_who_waited_too() -> None:
 
 @BACKENDS
 @in_both_flavours
-async def test_a_function_that_calls_itself_with_the_same_key_ends(
-    flavour: Flavour, redis_url: str, kind: str
-) -> None:
+async def test_a_function_that_calls_itself_with_the_same_key_ends(flavour: Flavour, redis_url: str, kind: str) -> None:
     store = flavour.use(make_backend(kind, redis_url))
     depth: list[None] = []
 
@@ -666,8 +664,7 @@ def test_a_plain_function_called_on_a_running_loop_never_waits_for_that_loop() -
     async def main() -> list[str]:
         loop = asyncio.get_running_loop()
         leader = asyncio.create_task(asyncio.to_thread(load, "leader", loop))
-        while not loads:
-            await asyncio.sleep(0.001)
+        await begun(Suspending(), loads, 1)
         return [load("on the loop", None), await asyncio.wait_for(leader, PATIENCE)]
 
     assert asyncio.run(main())[1] == "leader"

@@ -103,7 +103,9 @@ CAN_NOT_BE_READ: dict[str, Callable[[Any, str, bytes], Any]] = {
     "one byte more": lambda raw, key, data: raw.set(key, data + b"\x00"),
     "half": lambda raw, key, data: raw.set(key, data[: len(data) // 2]),
     "twice": lambda raw, key, data: raw.set(key, data * 2),
-    "a flipped bit": lambda raw, key, data: raw.setbit(key, 8 * len(data) - 60, 1 - raw.getbit(key, 8 * len(data) - 60)),
+    "a flipped bit": lambda raw, key, data: raw.setbit(
+        key, 8 * len(data) - 60, 1 - raw.getbit(key, 8 * len(data) - 60)
+    ),
 }
 """What may happen to an entry, or lie in its place."""
 
@@ -346,7 +348,7 @@ async def test_any_client_of_the_users_will_do(
 async def test_closing_the_backend_leaves_the_users_client_open(flavour: Flavour, redis_url: str) -> None:
     with contextlib.closing(redis.Redis.from_url(redis_url)) as client:
         store = flavour.use(RedisBackend(client, namespace="traps"))
-        pubsub = client.pubsub()
+        pubsub: Any = client.pubsub()  # type: ignore[no-untyped-call]
         pubsub.subscribe("channel")
         await store.set("key", 1)
         await flavour.do(store.backend, "close")

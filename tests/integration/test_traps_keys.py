@@ -1,4 +1,4 @@
-"""Keys: a call has one, however it is written; two calls that differ never share one; what has none is never guessed."""
+"""Keys: a call has one, however it is written; calls that differ never share one; what has none is never guessed."""
 
 from __future__ import annotations
 
@@ -204,7 +204,26 @@ async def test_no_text_of_an_argument_imitates_another_call(flavour: Flavour) ->
     assert len(set(calls)) == len(calls)
 
 
-ODD = ["*", "?", "[a-z]", "sh?p", "{tag}", "}{", "{}", "a:b", "a::b", ":", "%", "%3A", "%2A", "a b", "ключ", "'", '"', "\\"]
+ODD = [
+    "*",
+    "?",
+    "[a-z]",
+    "sh?p",
+    "{tag}",
+    "}{",
+    "{}",
+    "a:b",
+    "a::b",
+    ":",
+    "%",
+    "%3A",
+    "%2A",
+    "a b",
+    "ключ",
+    "'",
+    '"',
+    "\\",
+]
 
 
 @BACKENDS
@@ -352,9 +371,10 @@ def test_a_key_builder_that_can_not_work_is_refused_at_decoration() -> None:
 
     def load(number: int) -> None: ...
 
-    for builder in (suspending, others, "text"):
+    wrong: list[Any] = [suspending, others, "text"]
+    for builder in wrong:
         with pytest.raises(ConfigurationError, match="key_builder"):
-            Cache().cached(key_builder=builder)(load)  # type: ignore[call-overload]
+            Cache().cached(key_builder=builder)(load)
     with pytest.raises(ConfigurationError, match="key_builder"):
         Cache().cached(key_builder=lambda number: number, key="{number}")(load)
 

@@ -116,7 +116,7 @@ async def test_operations_refuse_a_first_argument_that_is_no_instance(flavour: F
 async def test_instances_of_a_subclass_are_accepted_and_kept_apart(flavour: Flavour) -> None:
     shop, loads = make_shop(flavour.use(InMemoryBackend()))
 
-    class Kiosk(shop):  # type: ignore[misc]
+    class Kiosk(shop):  # type: ignore[misc, valid-type]
         pass
 
     kiosk = Kiosk("a")
@@ -131,7 +131,7 @@ async def test_an_overriding_method_and_the_one_it_calls_are_two_functions(flavo
     store = flavour.use(InMemoryBackend())
     shop, loads = make_shop(store)
 
-    class Kiosk(shop):  # type: ignore[misc]
+    class Kiosk(shop):  # type: ignore[misc, valid-type]
         @store.cached()
         async def price(self, item: int) -> str:
             loads.append("kiosk")

@@ -196,10 +196,10 @@ async def test_no_argument_is_repeated(flavour: Flavour, caplog: pytest.LogCaptu
     for function in (load, built, strangely_built, templated):
         for argument in (SECRET, Opaque(), Angry(), *inside):
             assert await flavour.call(function, argument) == "value"
-            try:
-                function.key(argument)
-            except UnkeyableError as error:
-                assert SECRET not in str(error)
+            if argument is not SECRET or function is not load:
+                with pytest.raises(UnkeyableError) as caught:
+                    function.key(argument)
+                assert SECRET not in str(caught.value)
     assert "runs uncached" in said(caplog)
     assert SECRET not in said(caplog)
 
@@ -214,9 +214,9 @@ async def test_no_instance_is_repeated(flavour: Flavour, caplog: pytest.LogCaptu
             return item
 
     assert await flavour.call(Shop().price, 1) == 1
-    for refused in (lambda: Shop.price.invalidate(SECRET), lambda: Shop().price.key(1)):
+    for refused, args in ((Shop.price.invalidate, (SECRET,)), (Shop().price.key, (1,))):
         with pytest.raises(FastCacheError) as caught:
-            refused()
+            refused(*args)
         assert SECRET not in str(caught.value)
     assert "runs uncached" in said(caplog)
     assert SECRET not in said(caplog)
@@ -245,7 +245,8 @@ async def test_nothing_that_lies_in_redis_is_repeated(
     await flavour.call(load)
     with contextlib.closing(redis.Redis.from_url(redis_url)) as raw:
         (key,) = raw.scan_iter("traps:v:*")
-        for rubbish in (SECRET.encode(), raw.get(key)[:-1], b"FC" + SECRET.encode() * 10):
+        entry: Any = raw.get(key)
+        for rubbish in (SECRET.encode(), entry[:-1], b"FC" + SECRET.encode() * 10):
             raw.set(key, rubbish)
             assert (await flavour.call(load)).field == SECRET
             await store.get(load.key())

@@ -260,9 +260,7 @@ async def test_only_what_the_condition_says_yes_to_is_stored(flavour: Flavour, r
 
 
 @in_both_flavours
-async def test_a_condition_that_raises_takes_no_result_away(
-    flavour: Flavour, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_condition_that_raises_takes_no_result_away(flavour: Flavour, caplog: pytest.LogCaptureFixture) -> None:
     store = flavour.use(InMemoryBackend())
     loads: list[None] = []
 
@@ -282,6 +280,7 @@ def test_a_condition_that_can_not_be_asked_is_refused() -> None:
     async def later(result: object) -> bool:
         return True
 
-    for condition in (later, "yes", True):
+    wrong: list[Any] = [later, "yes", True]
+    for condition in wrong:
         with pytest.raises(ConfigurationError, match="condition"):
-            Cache().cached(condition=condition)(lambda: None)  # type: ignore[call-overload]
+            Cache().cached(condition=condition)(lambda: None)

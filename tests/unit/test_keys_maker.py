@@ -346,9 +346,9 @@ class TestRoles:
 
     def test_a_handle_that_is_not_announced_is_refused_where_the_plan_must_be_complete(self) -> None:
         maker = KeyMaker(anything, handles_by_value=False)
-        with pytest.raises(UnkeyableError, match="value"):
-            maker.compiled(Session())
-        assert maker.compiled(Response()) == maker.compiled(JSONResponse({}))
+        for value in (Session(), Response()):
+            with pytest.raises(UnkeyableError, match="value"):
+                maker.compiled(value)
 
     def test_a_session_with_a_cache_key_is_keyed_by_it(self) -> None:
         assert KeyMaker(anything).compiled(TenantSession()).endswith("TenantSession(!7)")
