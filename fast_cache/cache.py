@@ -142,6 +142,9 @@ class Cache:
             ConfigurationError: an option that can't work, or a generator function: its result can be read only once.
         """
 
+        bare = callable(expire) or isinstance(expire, (classmethod, staticmethod, property, cached_property))
+        lifetime = None if bare else optional_seconds(expire, option="expire")
+
         def decorator(fn: Any) -> Any:
             function, kind, binds = place_of(fn)
             refuse_generators(function)
@@ -156,7 +159,7 @@ class Cache:
             )
             policy = CachePolicy.of(
                 name=f"{function.__module__}.{function.__qualname__}",
-                expire=None if bare else expire,
+                expire=lifetime,
                 condition=condition,
                 annotation=lambda: resolve_hints(function).get("return", inspect.Signature.empty),
                 shared=shared,
@@ -164,7 +167,6 @@ class Cache:
             )
             return decorate(Operations(function, make_keys, policy, self._binding), binds)
 
-        bare = callable(expire) or isinstance(expire, (classmethod, staticmethod, property, cached_property))
         return decorator(expire) if bare else decorator
 
     def _bind(self, backend: CacheBackend, default_expire: float | None) -> None:

@@ -17,7 +17,7 @@ from starlette.requests import HTTPConnection
 
 from fast_cache.binding import Binding
 from fast_cache.errors import ConfigurationError, UnkeyableError
-from fast_cache.flow import Call, answer, refresh
+from fast_cache.flow import Call, answer, invalidate, refresh
 from fast_cache.http.endpoint import REQUEST_PARAMETER, EndpointSignature
 from fast_cache.keys import KeyMaker, Role
 from fast_cache.method import Binds, CachedMethod
@@ -130,8 +130,8 @@ class Operations:
         key = self.keys.key(args, kwargs)
         store = self.binding.store
         if self.suspends and not store.local:
-            return store.delete(ASYNCIO, key)
-        removed = run_blocking(store.delete(BLOCKING, key))
+            return invalidate(ASYNCIO, store, key)
+        removed = run_blocking(invalidate(BLOCKING, store, key))
         return Done(removed) if self.suspends else removed
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:

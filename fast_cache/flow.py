@@ -76,13 +76,27 @@ async def refresh(port: Port, store: Store, call: Call) -> Outcome:
     return await _lead(port, store, call, store.flights.supersede(call.key), replace=True)
 
 
+async def invalidate(port: Port, store: Store, key: str) -> bool:
+    """Remove what is stored under ``key`` and fence off its loads; true if something was removed.
+
+    What the store could not be told does not raise: it keeps the invalidation for later, or counts as failing.
+    """
+    try:
+        removed = await store.delete(port, key)
+    except BackendError as error:
+        store.health.failed("delete", error)
+        return False
+    store.health.works("delete")
+    return removed
+
+
 async def _read(port: Port, store: Store, call: Call) -> Any:
     try:
         value = await store.read(port, call.key, call.policy.codec)
     except BackendError as error:
-        store.health.failed(error)
+        store.health.failed("read", error)
         return MISSING
-    store.health.works()
+    store.health.works("read")
     return value
 
 
@@ -93,8 +107,9 @@ async def _lead(port: Port, store: Store, call: Call, flight: Flight, *, replace
         try:
             found, ticket = await store.capture(port, call.key, call.policy.codec, replace=replace)
         except BackendError as error:
-            store.health.failed(error)
+            store.health.failed("capture", error)
         else:
+            store.health.works("capture")
             if found is not MISSING:  # stored by somebody else since this caller looked
                 outcome = Outcome(found)
                 flights.settle(flight, outcome, overtaken=store.shared)
@@ -120,8 +135,9 @@ async def _store(port: Port, store: Store, call: Call, flight: Flight, ticket: o
     stored = True
     try:
         stored = await store.write(port, flight, ticket, outcome.value, call.policy.codec, call.expire)
+        store.health.works("write")
     except BackendError as error:
-        store.health.failed(error)
+        store.health.failed("write", error)
     except EncodeError as error:
         warn_once(f"the result of {call.policy.name} is not stored: {error}", "encode", call.policy.name)
     finally:

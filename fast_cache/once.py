@@ -11,6 +11,8 @@ import threading
 from collections import OrderedDict
 from typing import Final
 
+from fast_cache.errors import BackendError, BackendUnavailable
+
 logger: Final = logging.getLogger("fast_cache")
 
 _REMEMBERED: Final = 4096
@@ -33,20 +35,29 @@ def warn_once(message: str, *about: str) -> None:
 
 
 class Health:
-    """Whether a store works, told to the log once when it stops and once when it is back."""
+    """Whether a store works, told to the log once when it stops and once when it is back.
+
+    A store that can't be reached is back with whatever works next. One that refuses a kind of step, such as writing
+    when it is full, is back when that kind works: its other steps say nothing about it.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._lock = threading.Lock()
+        self._failing: set[str] = set()
         self.failures = 0
         """Failed steps since the start."""
-        self.failing = False
 
-    def failed(self, error: BaseException) -> None:
+    @property
+    def failing(self) -> bool:
+        return bool(self._failing)
+
+    def failed(self, step: str, error: BackendError) -> None:
         """Count a failed step; log the first one of an outage."""
         with self._lock:
             self.failures += 1
-            first, self.failing = not self.failing, True
+            first = not self._failing
+            self._failing.add(_ANYTHING if isinstance(error, BackendUnavailable) else step)
         if first:
             cause = error.__cause__ or error
             logger.warning(
@@ -55,10 +66,16 @@ class Health:
                 type(cause).__name__,
             )
 
-    def works(self) -> None:
+    def works(self, step: str) -> None:
         """A step succeeded."""
-        if self.failing:
+        if self._failing:
             with self._lock:
-                back, self.failing = self.failing, False
+                failed_before = bool(self._failing)
+                self._failing -= {_ANYTHING, step}
+                back = failed_before and not self._failing
             if back:
                 logger.info("%s works again", self.name)
+
+
+_ANYTHING: Final = "anything"
+"""Stands among the failing steps for a store that can't be reached at all."""

@@ -13,7 +13,6 @@ from typing import Any
 
 from starlette.responses import Response
 
-from fast_cache.durations import Duration, optional_seconds
 from fast_cache.errors import InvalidTypeError
 from fast_cache.once import warn_once
 from fast_cache.serializers import Codec, codec_for
@@ -43,7 +42,7 @@ class CachePolicy:
         cls,
         *,
         name: str,
-        expire: Duration | None,
+        expire: float | None,
         condition: Callable[[Any], Any] | None,
         annotation: Callable[[], Any],
         shared: bool,
@@ -58,7 +57,7 @@ class CachePolicy:
             raise InvalidTypeError("condition must be a plain function of the result that returns whether to store it")
         return cls(
             name=name,
-            expire=optional_seconds(expire, option="expire"),
+            expire=expire,
             condition=condition,
             annotation=annotation,
             shared=bool(shared),

@@ -941,9 +941,10 @@ class EngineContract(_Contract):
         await held.begun(2)
         held.let_go()
         results = [await follower.result() for follower in followers]
-        assert held.loads == ["leader", "follower 0"]
-        assert results == ["follower 0 2"] * 5
-        assert await flavour.call(load, "item", "late") == "follower 0 2"
+        assert len(held.loads) == 2
+        assert held.loads[1].startswith("follower")
+        assert results == [f"{held.loads[1]} 2"] * 5
+        assert await flavour.call(load, "item", "late") == results[0]
 
     @only_suspending
     async def test_a_follower_that_is_cancelled_harms_nobody(self, flavour: Flavour) -> None:

@@ -16,14 +16,17 @@ from uuid import UUID
 import msgspec
 from pydantic import (
     AfterValidator,
+    AnyUrl,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     HttpUrl,
     ImportString,
     PrivateAttr,
     RootModel,
     SecretStr,
+    Tag,
     computed_field,
     field_serializer,
     field_validator,
@@ -70,6 +73,26 @@ class Renamed(enum.Enum):
     @enum.property
     def value(self) -> str:  # type: ignore[override]
         return "not the value"
+
+
+class Open(enum.IntEnum):
+    """Makes up members for numbers that it does not know."""
+
+    KNOWN = 1
+
+    @classmethod
+    def _missing_(cls, value: object) -> Open:
+        member = int.__new__(cls, typing.cast("int", value))
+        member._name_, member._value_ = f"UNKNOWN_{value}", typing.cast("int", value)
+        return cls._value2member_map_.setdefault(value, member)  # type: ignore[return-value]
+
+
+class UrlKept(BaseModel):
+    """URLs that are not made from their own text alone."""
+
+    model_config = ConfigDict(url_preserve_empty_path=True)
+
+    url: AnyUrl
 
 
 class Point(NamedTuple):
@@ -141,6 +164,13 @@ class Memoised:
 @dataclass
 class Boxed(Generic[T]):
     item: T
+
+
+@dataclass
+class Dangling:
+    """Names a class that there is not."""
+
+    thing: Nowhere  # type: ignore[name-defined]  # noqa: F821
 
 
 @dataclass
@@ -251,8 +281,6 @@ class Loose(BaseModel):
 
 
 class Aliased(BaseModel):
-    model_config = ConfigDict(populate_by_name=True)
-
     first_name: str = Field(alias="firstName")
     zip_code: str = Field(default="", validation_alias="zip", serialization_alias="postcode")
 
@@ -327,6 +355,21 @@ Pet = Annotated[Cat | Dog, Field(discriminator="kind")]
 
 class Owner(BaseModel):
     pet: Pet
+
+
+discriminated: list[Any] = []
+
+
+def animal(pet: Any) -> str:
+    """A discriminator that tells when it is asked about JSON."""
+    if isinstance(pet, dict):
+        discriminated.append(pet)
+    kind: str = pet["kind"] if isinstance(pet, dict) else pet.kind
+    return kind
+
+
+class Adopter(BaseModel):
+    pet: Annotated[Annotated[Cat, Tag("cat")] | Annotated[Dog, Tag("dog")], Discriminator(animal)]
 
 
 class Page(BaseModel, Generic[T]):

@@ -81,7 +81,7 @@ def test_a_value_and_its_fence_share_a_slot(key: str, namespace: str) -> None:
     from redis.crc import key_slot
 
     layout = Layout(namespace, 1000)
-    assert key_slot(layout.value_key(key).encode()) == key_slot(layout.fence_key(key).encode())
+    assert key_slot(layout.value_key(key)) == key_slot(layout.fence_key(key))
 
 
 def test_no_two_keys_and_no_two_namespaces_share_a_name() -> None:

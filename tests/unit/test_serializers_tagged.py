@@ -26,6 +26,7 @@ from pydantic_core import TzInfo, Url
 from fast_cache.errors import DecodeError, EncodeError
 from fast_cache.serializers import TaggedCodec
 from fast_cache.serializers.faithful import same
+from fast_cache.serializers.names import name_of
 from tests.unit import serializers_samples as samples
 from tests.unit.serializers_golden import TAGGED
 
@@ -142,6 +143,7 @@ VALUES: list[Any] = [
     samples.Bits.ONE | samples.Bits.TWO,
     samples.Bits(64),
     samples.Renamed.FIRST,
+    samples.Open.KNOWN,
     {samples.Level.LOW: 1, samples.Mood.GOOD: 2},
     samples.Point(1, (2,)),
     samples.Pair([1], None),
@@ -290,6 +292,8 @@ REFUSED: dict[str, Any] = {
     "a dataclass that is a list": samples.ListLike("a"),
     "a dataclass with a finaliser": samples.Finalised(1),
     "a dataclass that covers a slot": samples.Covering.__new__(samples.Covering),
+    "a made-up member": samples.Open(7),
+    "a URL that depends on more than its text": samples.UrlKept.model_validate({"url": "http://example.com"}),
     "a secret that is no text": SecretStr(5),  # type: ignore[arg-type]
     "a path that is no Unicode": Path("\udcff"),
     "something deep inside": {"a": [(1, {2: samples.Plain(1, [samples.Custom()])})]},  # type: ignore[list-item]
@@ -466,6 +470,32 @@ def test_a_decode_error_does_not_quote_what_was_stored() -> None:
 def test_the_format_is_the_one_written_down(value: Any, payload: bytes) -> None:
     assert CODEC.encode(value) == payload
     assert same(CODEC.decode(payload), value)
+
+
+@pytest.mark.parametrize(
+    ("cls", "body"),
+    [
+        (samples.ListLike, '{"$dataclass":[0,{"name":"a"}]}'),
+        (samples.Finalised, '{"$dataclass":[0,{"id":1}]}'),
+        (samples.PackedHooked, '{"$struct":[0,[1]]}'),
+        (samples.Packed, '{"$struct":[0,[1]]}'),
+        (samples.Packed, '{"$struct":[0,[1,2,3]]}'),
+        (samples.Packed, '{"$struct":[0,{"id":1,"name":"a"}]}'),
+        (samples.Point, '{"$namedtuple":[0,[1]]}'),
+        (samples.Point, '{"$namedtuple":[0,"ab"]}'),
+        (samples.Slotted, '{"$dataclass":[0,{"nothing":1}]}'),
+        (samples.Inner, '{"$model":[0,[1]]}'),
+        (samples.Inner, '{"$model":[0,{},[[]],null,null]}'),
+        (samples.Inner, '{"$model":[0,{},null]}'),
+        (samples.Colour, '{"$enum":[0,"GREEN"]}'),
+        (samples.Colour, '{"$enum":[0,"__class__"]}'),
+        (samples.Access, '{"$enum":[0,64]}'),
+        (samples.Access, '{"$enum":[0,null]}'),
+    ],
+)
+def test_what_is_no_instance_of_a_known_class_is_a_decode_error(cls: type, body: str) -> None:
+    with pytest.raises(DecodeError):
+        CODEC.decode(f'$[["{name_of(cls)}"],{body}]'.encode())
 
 
 def test_a_member_that_is_known_by_number_only_is_refused_where_the_class_is_no_flag() -> None:

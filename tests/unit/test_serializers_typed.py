@@ -85,6 +85,9 @@ CASES: list[tuple[Any, Any, bytes]] = [
     (samples.Confusing, samples.Confusing(type="x"), TAGGED),
     (samples.Confusing, samples.Confusing.model_construct(config="x"), TAGGED),
     (samples.Importing, samples.Importing.model_construct(thing=5), TAGGED),
+    (samples.Adopter, samples.Adopter(pet=samples.Dog(kind="dog", name="a")), TAGGED),
+    (samples.Dangling, samples.Dangling(1), TAGGED),
+    (list[samples.Dangling], [samples.Dangling((1,))], TAGGED),
     (samples.Masking, samples.Masking(number="123"), TAGGED),
     (samples.Initialised, samples.Initialised(id=1), TAGGED),
     (samples.Serial, samples.Serial(), TAGGED),
@@ -185,6 +188,7 @@ BUILT_IN: list[tuple[Any, Any]] = [
     ("list[Nowhere]", (1,)),
     (list["Nowhere"], [(1,)]),  # type: ignore[name-defined]  # noqa: F821
     (5, 6),
+    (samples.Custom(), 6),
     (samples.Custom, (1,)),
     (SecretStr, SecretStr("a")),
     (LOCAL["LocalEnum"], LOCAL["LocalEnum"].ONE),  # type: ignore[attr-defined]
@@ -223,6 +227,11 @@ def test_validators_serialisers_and_factories_of_the_user_never_run() -> None:
     codec = codec_for(samples.Serial)
     codec.decode(codec.encode(first))
     assert samples.Serial().number == first.number + 1
+    adopter = samples.Adopter(pet=samples.Dog(kind="dog", name="a"))
+    samples.discriminated.clear()
+    codec = codec_for(samples.Adopter)
+    codec.decode(codec.encode(adopter))
+    assert samples.discriminated == []
 
 
 def test_fields_that_were_not_set_stay_unset() -> None:
@@ -232,10 +241,11 @@ def test_fields_that_were_not_set_stay_unset() -> None:
 
 
 def test_nothing_is_warned_about_when_a_value_is_not_of_the_annotated_type() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for annotation in (samples.Item, samples.Packed, list[samples.Plain]):
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for annotation in (samples.Item, samples.Packed, list[samples.Plain], list[samples.Item]):
             codec_for(annotation).encode([samples.Item.model_construct(id="x")])
+    assert warned == []
 
 
 def test_instances_of_a_class_that_no_module_leads_to_come_back_in_another_process() -> None:
@@ -247,6 +257,15 @@ def test_instances_of_a_class_that_no_module_leads_to_come_back_in_another_proce
             back = codec_for(there).decode(codec_for(here).encode(value))
             assert type(back) is there
             assert back.id == value.id
+
+
+def test_a_class_that_only_the_codec_knows_is_not_made_as_another_kind() -> None:
+    model = LOCAL["LocalModel"]
+    codec = codec_for(model)
+    payload = codec.encode(changed(model(id=1), id=(1,)))
+    assert b'{"$model":[0,' in payload
+    with pytest.raises(DecodeError):
+        codec.decode(payload.replace(b"$model", b"$dataclass"))
 
 
 def test_names_and_fingerprints_tell_types_apart() -> None:
@@ -287,6 +306,10 @@ def test_an_older_version_of_a_class_has_another_fingerprint() -> None:
         version(id=int, tags=(list[str], [])),
         version(id=int, tags=(list[str], Field(default_factory=list))),
         version(id=(int | None, None)),
+        version(id=(Any, {"a": 1})),
+        version(id=(Any, {"a": 2})),
+        version(id=(Any, {"a": (2,)})),
+        version(id=(Any, samples.Colour.RED)),
     ]
     assert len({codec_for(cls).fingerprint for cls in versions}) == len(versions)
     assert len({codec_for(dict[str, list[cls]]).fingerprint for cls in versions}) == len(versions)  # type: ignore[valid-type]

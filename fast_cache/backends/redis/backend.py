@@ -140,9 +140,9 @@ class RedisBackend(CacheBackend):
         try:
             result = await step(*args)
         except BackendError as error:
-            self._store.health.failed(error)
+            self._store.health.failed(step.__name__, error)
             return otherwise
-        self._store.health.works()
+        self._store.health.works(step.__name__)
         return result
 
 

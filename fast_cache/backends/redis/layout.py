@@ -40,14 +40,16 @@ class Layout:
         prefix = quote(namespace, safe=" !#$&'()*+,/;<=>?@[]^`|~\"\\-._")
         self._value_prefix = f"{prefix}:v:{{"
         self._fence_prefix = f"{prefix}:f:{{"
-        self._generation = f"{prefix}:g:"
+        self._generation = f"{prefix}:g:".encode()
         self._fence_ms = fence_ms
 
-    def value_key(self, key: str) -> str:
-        return self._value_prefix + _within_braces(key) + "}"
+    # Names are bytes, because a client of the user's may encode text in its own way.
 
-    def fence_key(self, key: str) -> str:
-        return self._fence_prefix + _within_braces(key) + "}"
+    def value_key(self, key: str) -> bytes:
+        return f"{self._value_prefix}{_within_braces(key)}}}".encode()
+
+    def fence_key(self, key: str) -> bytes:
+        return f"{self._fence_prefix}{_within_braces(key)}}}".encode()
 
     def read(self, key: str) -> list[Command]:
         """Replies: the value, the generation."""
@@ -78,8 +80,9 @@ class Layout:
         return self.clear(new)
 
     def write(self, key: str, fence: bytes, data: bytes, lifetime_ms: int) -> list[Command]:
-        """Reply: 1 if stored, 0 if fenced off."""
-        return [("EVAL", _WRITE_IF_FENCED, 2, self.fence_key(key), self.value_key(key), fence, data, lifetime_ms)]
+        """Replies: 1 if stored, 0 if fenced off; the generation, which in a cluster no script could compare."""
+        names = (self.fence_key(key), self.value_key(key))
+        return [("EVAL", _WRITE_IF_FENCED, 2, *names, fence, data, lifetime_ms), ("GET", self._generation)]
 
     def put(self, key: str, data: bytes, lifetime_ms: int) -> list[Command]:
         """Store unconditionally, fencing off what is in flight. Replies: removed fences, OK."""

@@ -71,8 +71,10 @@ class RedisStore(Store):
         data, lifetime_ms = self._encode(flight.key, value, codec(), expire, ticket.generation)
         if flight.moved:
             return False
-        (reply,) = await self._link.exchange(port, self._layout.write(flight.key, ticket.fence, data, lifetime_ms))
-        return _expect_int(reply) == 1
+        commands = self._layout.write(flight.key, ticket.fence, data, lifetime_ms)
+        stored, generation = await self._link.exchange(port, commands)
+        # Of a generation that has passed, the entry is dead already; the load counts as fenced off like any other.
+        return _expect_int(stored) == 1 and generation == ticket.generation
 
     async def put(self, port: Port, key: str, value: Any, expire: float | None) -> None:
         """Store ``value`` whatever is in flight; undelivered, it counts as an invalidation of what was there."""
