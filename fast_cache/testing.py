@@ -56,6 +56,9 @@ Mode = Literal["sync", "async"]
 PATIENCE: Final = 30.0
 """Seconds after which a wait has failed. Long, because machines that run tests are busy; no test takes this long."""
 
+_WHOLE_TEST: Final = 4 * PATIENCE
+"""Seconds after which a test has failed: one that hangs must not hang the run."""
+
 _BETWEEN_LOOKS: Final = 0.002
 
 
@@ -75,7 +78,7 @@ class Caller(ABC):
     """Somebody who calls a function beside the test."""
 
     @abstractmethod
-    async def result(self) -> Any:
+    async def result(self, timeout: float = PATIENCE) -> Any:
         """Wait for the end of the call; return what it returned, or raise what it raised."""
 
     @abstractmethod
@@ -188,7 +191,7 @@ class Blocking(Flavour):
 
     def run(self, test: Coroutine[Any, Any, None]) -> None:
         try:
-            run_blocking(test)
+            run_blocking(_Thread(functools.partial(run_blocking, test)).result(_WHOLE_TEST))
         finally:
             for backend in self._backends:
                 backend.close()
@@ -224,7 +227,7 @@ class Suspending(Flavour):
 
     async def _run(self, test: Coroutine[Any, Any, None]) -> None:
         try:
-            await test
+            await asyncio.wait_for(test, _WHOLE_TEST)
         finally:
             for backend in self._backends:
                 await backend.aclose()
@@ -260,8 +263,8 @@ class _Thread(Caller):
         except BaseException as error:
             self._future.set_exception(error)
 
-    async def result(self) -> Any:
-        return self._future.result(PATIENCE)
+    async def result(self, timeout: float = PATIENCE) -> Any:
+        return self._future.result(timeout)
 
     def cancel(self) -> None:
         raise RuntimeError("a thread can't be cancelled; mark the test with only_suspending")
@@ -271,8 +274,8 @@ class _Task(Caller):
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self._task = task
 
-    async def result(self) -> Any:
-        return await asyncio.wait_for(asyncio.shield(self._task), PATIENCE)
+    async def result(self, timeout: float = PATIENCE) -> Any:
+        return await asyncio.wait_for(asyncio.shield(self._task), timeout)
 
     def cancel(self) -> None:
         self._task.cancel()

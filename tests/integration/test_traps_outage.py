@@ -250,10 +250,17 @@ async def test_what_was_invalidated_while_the_way_to_redis_was_cut_is_not_served
 async def test_many_keys_invalidated_in_an_outage_are_all_gone_after(flavour: Flavour, own_redis: RedisServer) -> None:
     store = flavour.use(make_backend(own_redis.url))
     values = dict.fromkeys(range(300), "old")
+    loads: list[int] = []
 
     @store.cached()
     async def load(number: int) -> str:
+        loads.append(number)
         return values[number]
+
+    async def served_from_redis() -> bool:
+        before = len(loads)
+        await flavour.call(load, 0)
+        return len(loads) == before
 
     for number in values:
         await flavour.call(load, number)
@@ -263,6 +270,7 @@ async def test_many_keys_invalidated_in_an_outage_are_all_gone_after(flavour: Fl
             values[number] = "new"
             await flavour.call(load.invalidate, number)
     own_redis.thaw()
+    await flavour.until(served_from_redis, "what was not invalidated is served from Redis")
     for _ in range(2):
         assert {number: await flavour.call(load, number) for number in values} == values
 
