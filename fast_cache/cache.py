@@ -27,6 +27,7 @@ from fast_cache.keys import KeyMaker, resolve_hints
 from fast_cache.method import place_of
 from fast_cache.once import warn_once
 from fast_cache.policy import CachePolicy
+from fast_cache.stats import Stats
 
 if TYPE_CHECKING:
     from fast_cache.decorated import AsyncCached, AsyncClassCached, Decorator, SyncCached, SyncClassCached
@@ -92,6 +93,10 @@ class Cache:
     async def aget_cache(self) -> CacheBackend:
         """Return the backend, like :meth:`get_cache`, without the hop to a worker thread."""
         return self.get_cache()
+
+    def stats(self) -> Stats:
+        """What the functions of this cache were asked and did since :meth:`init_app`, and what its backend holds."""
+        return self._binding.store.stats()
 
     @overload
     def cached(  # type: ignore[overload-overlap]

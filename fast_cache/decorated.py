@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
+from fast_cache.stats import Stats
+
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 C_contra = TypeVar("C_contra", contravariant=True)
@@ -60,6 +62,9 @@ class AsyncCached(Protocol[P, T_co]):
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]:
         """Call the function, store what it returns, and return it."""
 
+    def stats(self) -> Stats:
+        """What this function was asked and what it did."""
+
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key of these arguments, as :meth:`CacheBackend.get` takes it.
 
@@ -93,6 +98,9 @@ class SyncCached(Protocol[P, T_co]):
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
         """Call the function, store what it returns, and return it."""
+
+    def stats(self) -> Stats:
+        """What this function was asked and what it did."""
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key of these arguments, as :meth:`CacheBackend.get` takes it.

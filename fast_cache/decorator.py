@@ -1,20 +1,20 @@
-"""A function becomes a cached function: a look at local memory, and everything else handed over to the flow.
+"""A function becomes a cached function: the wrapper for hits, and the operations for everything else.
 
-The wrapper is chosen once, at decoration. It is spelled twice, for ``def`` and ``async def``, and contains nothing but
-the way out for a hit. What hangs on the function (`invalidate`, `refresh`, `key`) is in :class:`Operations`.
+What hangs on the function (`invalidate`, `refresh`, `key`, `stats`) and what happens when the wrapper finds nothing is
+in :class:`Operations`: it makes the key and hands the call over to the flow, on the port of the function's kind.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Hashable, Mapping
 from functools import cached_property
-from time import monotonic
 from typing import Any
 
 from starlette.requests import HTTPConnection
 
+from fast_cache.backends.store import Store
 from fast_cache.binding import Binding
 from fast_cache.errors import ConfigurationError, UnkeyableError
 from fast_cache.flow import Call, answer, invalidate, refresh
@@ -22,16 +22,19 @@ from fast_cache.http.endpoint import REQUEST_PARAMETER, EndpointSignature
 from fast_cache.keys import KeyMaker, Role
 from fast_cache.method import Binds, CachedMethod
 from fast_cache.once import warn_once
+from fast_cache.outcome import Outcome
 from fast_cache.policy import CachePolicy
-from fast_cache.ports import ASYNCIO, BLOCKING, run_blocking
+from fast_cache.ports import ASYNCIO, BLOCKING, Port, run_blocking
+from fast_cache.stats import FunctionStats, Stats
+from fast_cache.wrapper import BYPASS_PARAMETER, compile_wrapper
 
-BYPASS_PARAMETER = "skip_cache"
+Step = Callable[[Port, Store, Call], Coroutine[Any, Any, Outcome]]
 
 
 def decorate(operations: Operations, binds: Binds | None) -> Any:
     """Return the cached form of a function: a function again, or a descriptor where it stands in a class."""
     fn = operations.fn
-    wrapper: Any = _suspending(operations) if operations.suspends else _blocking(operations)
+    wrapper: Any = compile_wrapper(operations)
     functools.update_wrapper(wrapper, fn)
     if binds is not None:
         return CachedMethod.of(wrapper, operations, binds)
@@ -39,75 +42,12 @@ def decorate(operations: Operations, binds: Binds | None) -> Any:
     wrapper.invalidate = operations.invalidate
     wrapper.refresh = operations.refresh
     wrapper.key = operations.key
+    wrapper.stats = operations.stats
     return wrapper
 
 
-def _suspending(operations: Operations) -> Callable[..., Any]:
-    fn, binding, declares_bypass = operations.fn, operations.binding, operations.declares_bypass
-    make_key = operations.keys.compiled
-
-    async def cached(
-        *args: Any, skip_cache: Any = False, fast_cache_request__: HTTPConnection | None = None, **kwargs: Any
-    ) -> Any:
-        keyed = make_key
-        if skip_cache or declares_bypass or fast_cache_request__ is not None:
-            admitted = operations.admitted(skip_cache, fast_cache_request__, kwargs)
-            if admitted is None:
-                return await fn(*args, **kwargs)
-            keyed = admitted
-        try:
-            key = keyed(*args, **kwargs)
-        except Exception as error:
-            operations.unkeyed(error, args, kwargs)
-            return await fn(*args, **kwargs)
-        entry = binding.table.get(key)
-        if entry is not None:
-            value = entry.value
-            if entry.expires > monotonic():
-                entry.visits = 1
-                return value
-        store = binding.store
-        if not store.caches:
-            return await fn(*args, **kwargs)
-        return (await answer(ASYNCIO, store, operations.call(key, args, kwargs))).unwrap()
-
-    return cached
-
-
-def _blocking(operations: Operations) -> Callable[..., Any]:
-    fn, binding, declares_bypass = operations.fn, operations.binding, operations.declares_bypass
-    make_key = operations.keys.compiled
-
-    def cached(
-        *args: Any, skip_cache: Any = False, fast_cache_request__: HTTPConnection | None = None, **kwargs: Any
-    ) -> Any:
-        keyed = make_key
-        if skip_cache or declares_bypass or fast_cache_request__ is not None:
-            admitted = operations.admitted(skip_cache, fast_cache_request__, kwargs)
-            if admitted is None:
-                return fn(*args, **kwargs)
-            keyed = admitted
-        try:
-            key = keyed(*args, **kwargs)
-        except Exception as error:
-            operations.unkeyed(error, args, kwargs)
-            return fn(*args, **kwargs)
-        entry = binding.table.get(key)
-        if entry is not None:
-            value = entry.value
-            if entry.expires > monotonic():
-                entry.visits = 1
-                return value
-        store = binding.store
-        if not store.caches:
-            return fn(*args, **kwargs)
-        return run_blocking(answer(BLOCKING, store, operations.call(key, args, kwargs))).unwrap()
-
-    return cached
-
-
 class Operations:
-    """One cached function, apart from its hit path."""
+    """One cached function, apart from its hits."""
 
     def __init__(
         self, fn: Callable[..., Any], make_keys: Callable[..., KeyMaker], policy: CachePolicy, binding: Binding
@@ -119,60 +59,97 @@ class Operations:
         self.binding = binding
         self.suspends = inspect.iscoroutinefunction(fn)
         parameters = inspect.signature(fn).parameters
-        self.declares_bypass = BYPASS_PARAMETER in parameters
+        self._declares_bypass = BYPASS_PARAMETER in parameters
         if REQUEST_PARAMETER in parameters:
             raise ConfigurationError(f"{policy.name} has a parameter named {REQUEST_PARAMETER}, which is reserved")
+        self.counted = FunctionStats()
+        self.hit = self.counted.hit
+        self.shelf = binding.register(self)
 
     def key(self, *args: Any, **kwargs: Any) -> str:
         return self.keys.key(args, kwargs)
 
+    def stats(self) -> Stats:
+        return self.counted.snapshot()
+
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
-        key = self.keys.key(args, kwargs)
         store = self.binding.store
+        address = self._address(store, self.keys, args, kwargs)
         if self.suspends and not store.local:
-            return invalidate(ASYNCIO, store, key)
-        removed = run_blocking(invalidate(BLOCKING, store, key))
+            return invalidate(ASYNCIO, store, address)
+        removed = run_blocking(invalidate(BLOCKING, store, address))
         return Done(removed) if self.suspends else removed
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
+        store = self.binding.store
+        call = self._call(store, self.keys, args, kwargs)
         if self.suspends:
-            return self._refresh_suspending(args, kwargs)
-        key = self._key_or_none(args, kwargs)
-        if key is None:
+            return self._suspending(refresh, store, call, args, kwargs)
+        return self._blocking(refresh, store, call, args, kwargs)
+
+    def missed(self, args: tuple[Any, ...], kwargs: dict[str, Any], text: str | None = None) -> Any:
+        """The wrapper found nothing at a glance; ``text`` is the key if it made one."""
+        store = self.binding.store
+        call = self._call(store, self.keys, args, kwargs, text)
+        if self.suspends:
+            return self._suspending(answer, store, call, args, kwargs)
+        return self._blocking(answer, store, call, args, kwargs)
+
+    def directed(
+        self, skip_cache: Any, request: HTTPConnection | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The caller says that it wants no cache, or for which request it calls."""
+        keys = self._admitted(skip_cache, request)
+        if keys is None:
             return self.fn(*args, **kwargs)
-        return run_blocking(refresh(BLOCKING, self.binding.store, self.call(key, args, kwargs))).unwrap()
+        store = self.binding.store
+        call = self._call(store, keys, args, kwargs)
+        if self.suspends:
+            return self._suspending(answer, store, call, args, kwargs)
+        return self._blocking(answer, store, call, args, kwargs)
 
-    async def _refresh_suspending(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        key = self._key_or_none(args, kwargs)
-        if key is None:
+    def _blocking(
+        self, step: Step, store: Store, call: Call | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if call is None:
+            return self.fn(*args, **kwargs)
+        return run_blocking(step(BLOCKING, store, call)).unwrap()
+
+    async def _suspending(
+        self, step: Step, store: Store, call: Call | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if call is None:
             return await self.fn(*args, **kwargs)
-        return (await refresh(ASYNCIO, self.binding.store, self.call(key, args, kwargs))).unwrap()
+        return (await step(ASYNCIO, store, call)).unwrap()
 
-    def _key_or_none(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-        try:
-            return self.keys.key(args, kwargs)
-        except Exception as error:
-            self.unkeyed(error, args, kwargs)
+    def _call(
+        self, store: Store, keys: KeyMaker, args: tuple[Any, ...], kwargs: dict[str, Any], text: str | None = None
+    ) -> Call | None:
+        """A call for the flow; ``None`` if it runs uncached: before ``init_app``, and where it has no key."""
+        if not store.caches:
             return None
-
-    def call(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        """This call, for the flow."""
+        try:
+            address = text if text is not None else self._address(store, keys, args, kwargs)
+        except Exception as error:
+            self._unkeyed(error, args, kwargs)
+            return None
         policy = self.policy
         expire = policy.expire if policy.expire is not None else self.binding.default_expire
-        return Call(key, self.fn, args, kwargs, policy, expire)
+        return Call(address, self.fn, args, kwargs, policy, expire, self.counted)
 
-    def admitted(
-        self, skip_cache: Any, request: HTTPConnection | None, kwargs: dict[str, Any]
-    ) -> Callable[..., str] | None:
+    @staticmethod
+    def _address(store: Store, keys: KeyMaker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
+        """Where ``store`` keeps a call: local memory needs no text where the arguments are simple."""
+        return keys.address(args, kwargs) if store.local else keys.compiled(*args, **kwargs)
+
+    def _admitted(self, skip_cache: Any, request: HTTPConnection | None) -> KeyMaker | None:
         """What makes the key of this call; ``None`` if it runs uncached, because its caller asks for it or because the
         identity of the request it belongs to is not in the key."""
-        if self.declares_bypass and skip_cache is not False:
-            kwargs[BYPASS_PARAMETER] = skip_cache
         if skip_cache:
             return None
         if request is None:
-            return self.keys.compiled
-        return self._endpoint_keys.compiled if self.binding.admits(request, self) else None
+            return self.keys
+        return self._endpoint_keys if self.binding.admits(request, self) else None
 
     @property
     def roles(self) -> Mapping[str, Role]:
@@ -185,7 +162,7 @@ class Operations:
         # value shows to be one would be left out of the key against that decision.
         return self._make_keys(handles_by_value=False)
 
-    def unkeyed(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _unkeyed(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The call has no key and runs uncached; say so once, unless the call itself is wrong and will say so."""
         name = self.policy.name
         if isinstance(error, UnkeyableError):

@@ -8,6 +8,7 @@ a reader on another thread never takes an emptied slot for a cached ``None``.
 from __future__ import annotations
 
 import enum
+from collections.abc import Hashable
 from typing import Any, Final, Literal
 
 
@@ -32,17 +33,44 @@ NEVER: Final = float("inf")
 RETIRED: Final = float("-inf")
 """The expiry of an entry that was evicted, deleted or replaced."""
 
+MAX_VISITS: Final = 3
+"""Where ``visits`` stops, so that an entry which is read all the time is written to no more."""
+
+
+class Shelf:
+    """One dict of entries: those of one function by their slots, or those with text keys.
+
+    ``table`` is another dict after a clear and after a large shrink: fetch it anew at each look. ``peak`` is how many
+    entries it held at most since then, ``salt`` tells equal keys of different shelves apart where shelves don't matter.
+    """
+
+    __slots__ = ("__weakref__", "peak", "salt", "table")
+
+    def __init__(self, salt: int = 0) -> None:
+        self.table: dict[Hashable, Entry] = {}
+        self.peak = 0
+        self.salt = salt
+
 
 class Entry:
     """A value in local memory.
 
+    It lies in ``shelf.table`` under ``key``.
     ``expires`` is a time of ``time.monotonic()``: until then the value is served without another thought.
     ``visits`` is the eviction policy's small counter, raised by every hit.
+    ``previous``, ``next`` and ``stamp`` belong to the eviction queues.
     """
 
-    __slots__ = ("expires", "key", "value", "visits")
+    # Eight slots make 96 bytes, the garbage collector's header included; a ninth would cost 16.
+    __slots__ = ("expires", "key", "next", "previous", "shelf", "stamp", "value", "visits")
 
-    def __init__(self, key: str, value: Any, expires: float) -> None:
+    weight: float = 1
+    next: Entry
+    previous: Entry
+    stamp: int
+
+    def __init__(self, shelf: Shelf, key: Hashable, value: Any, expires: float) -> None:
+        self.shelf = shelf
         self.key = key
         self.value = value
         self.expires = expires
@@ -52,3 +80,9 @@ class Entry:
         """Take the entry out of service: expiry first, value second."""
         self.expires = RETIRED
         self.value = None
+
+
+class WeighedEntry(Entry):
+    """An entry with a weight of its own. Apart, because most caches weigh nothing and would pay 16 bytes an entry."""
+
+    __slots__ = ("weight",)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fast_cache.backends.store import Store
+from fast_cache.backends.store import Address, Store
 from fast_cache.entry import MISSING
 from fast_cache.errors import BackendError, EncodeError
 from fast_cache.once import warn_once
@@ -19,6 +19,7 @@ from fast_cache.outcome import Outcome
 from fast_cache.policy import CachePolicy
 from fast_cache.ports import Port
 from fast_cache.single_flight import Flight, Signal, leading
+from fast_cache.stats import FunctionStats
 
 _LAPS = 3
 """How often a follower whose flight was overtaken asks again before it loads by itself, without storing."""
@@ -27,16 +28,17 @@ _LAPS = 3
 class Call:
     """One call to be answered: its key, the function with its arguments, and the function's policy."""
 
-    __slots__ = ("args", "expire", "fn", "key", "kwargs", "policy")
+    __slots__ = ("args", "expire", "fn", "key", "kwargs", "policy", "stats")
 
     def __init__(
         self,
-        key: str,
+        key: Address,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         policy: CachePolicy,
         expire: float | None,
+        stats: FunctionStats,
     ) -> None:
         self.key = key
         self.fn = fn
@@ -44,6 +46,12 @@ class Call:
         self.kwargs = kwargs
         self.policy = policy
         self.expire = expire
+        self.stats = stats
+
+    def loaded(self, outcome: Outcome) -> Outcome:
+        """Count a run of the function."""
+        self.stats.loaded(outcome.seconds, failed=outcome.error is not None)
+        return outcome
 
 
 async def answer(port: Port, store: Store, call: Call) -> Outcome:
@@ -53,11 +61,16 @@ async def answer(port: Port, store: Store, call: Call) -> Outcome:
     elsewhere to callers who came after it; loads can be shared, because the fence tells when that happened.
     """
     flights = store.flights
+    counted = False
     for _ in range(_LAPS):
-        if not store.local:
-            value = await _read(port, store, call)
-            if value is not MISSING:
-                return Outcome(value)
+        value = await _read(port, store, call)
+        if value is not MISSING:
+            if not counted:
+                call.stats.hit()
+            return Outcome(value)
+        if not counted:
+            counted = True
+            call.stats.miss()
         flight, leads = flights.board(call.key)
         if leads:
             return await _lead(port, store, call, flight, replace=False)
@@ -68,7 +81,7 @@ async def answer(port: Port, store: Store, call: Call) -> Outcome:
             return await _lead(port, store, call, flight, replace=False)
         if signal is Signal.ALONE:
             break
-    return await port.call(call.fn, call.args, call.kwargs)
+    return call.loaded(await port.call(call.fn, call.args, call.kwargs))
 
 
 async def refresh(port: Port, store: Store, call: Call) -> Outcome:
@@ -76,7 +89,7 @@ async def refresh(port: Port, store: Store, call: Call) -> Outcome:
     return await _lead(port, store, call, store.flights.supersede(call.key), replace=True)
 
 
-async def invalidate(port: Port, store: Store, key: str) -> bool:
+async def invalidate(port: Port, store: Store, key: Address) -> bool:
     """Remove what is stored under ``key`` and fence off its loads; true if something was removed.
 
     What the store could not be told does not raise: it keeps the invalidation for later, or counts as failing.
@@ -115,7 +128,7 @@ async def _lead(port: Port, store: Store, call: Call, flight: Flight, *, replace
                 flights.settle(flight, outcome, overtaken=store.shared)
                 return outcome
         with leading(flight):
-            outcome = await port.call(call.fn, call.args, call.kwargs)
+            outcome = call.loaded(await port.call(call.fn, call.args, call.kwargs))
     except BaseException:
         flights.abandon(flight)
         raise

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fast_cache.errors import ConfigurationError, InvalidTypeError
 from fast_cache.http.endpoint import EndpointSignature
 from fast_cache.keys import Kind
+from fast_cache.stats import Stats
 
 if TYPE_CHECKING:
     from fast_cache.decorator import Operations
@@ -74,6 +75,9 @@ class CachedMethod:
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
         self._check_first(args, "refresh")
         return self._operations.refresh(*args, **kwargs)
+
+    def stats(self) -> Stats:
+        return self._operations.stats()
 
     def __repr__(self) -> str:
         return f"<cached {self._operations.policy.name}>"

@@ -11,13 +11,14 @@ from typing import Any, NoReturn
 
 
 class Outcome:
-    """A returned ``value``, or the ``error`` that was raised instead."""
+    """A returned ``value``, or the ``error`` that was raised instead, after so many ``seconds``."""
 
-    __slots__ = ("_traceback", "error", "value")
+    __slots__ = ("_traceback", "error", "seconds", "value")
 
-    def __init__(self, value: Any = None, error: Exception | None = None) -> None:
+    def __init__(self, value: Any = None, error: Exception | None = None, seconds: float = 0.0) -> None:
         self.value = value
         self.error = error
+        self.seconds = seconds
         self._traceback: TracebackType | None = error.__traceback__ if error is not None else None
 
     def unwrap(self) -> Any:

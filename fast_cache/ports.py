@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from time import monotonic
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from fast_cache.outcome import Outcome
@@ -50,11 +51,13 @@ class AsyncioPort:
         return await suspending(*args, **kwargs)
 
     async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+        began = monotonic()
         try:
             result = fn(*args, **kwargs)
-            return Outcome(await result if inspect.isawaitable(result) else result)
+            value = await result if inspect.isawaitable(result) else result
         except Exception as error:
-            return Outcome(error=error)
+            return Outcome(error=error, seconds=monotonic() - began)
+        return Outcome(value, seconds=monotonic() - began)
 
     async def wait(self, flights: Flights, flight: Flight) -> Signal:
         waiter = _TaskWaiter()
@@ -88,10 +91,12 @@ class BlockingPort:
         return blocking(*args, **kwargs)
 
     async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+        began = monotonic()
         try:
-            return Outcome(fn(*args, **kwargs))
+            value = fn(*args, **kwargs)
         except Exception as error:
-            return Outcome(error=error)
+            return Outcome(error=error, seconds=monotonic() - began)
+        return Outcome(value, seconds=monotonic() - began)
 
     async def wait(self, flights: Flights, flight: Flight) -> Signal:
         if asyncio._get_running_loop() is not None:

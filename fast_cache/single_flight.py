@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
@@ -53,7 +53,7 @@ class Flight:
 
     __slots__ = ("_waiters", "awaits", "ended", "key", "moved", "outcome")
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: Hashable) -> None:
         self.key = key
         self.moved = False
         self.ended: Signal | None = None
@@ -81,12 +81,12 @@ class Flights:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._table: dict[str, Flight] = {}
+        self._table: dict[Hashable, Flight] = {}
 
     def __len__(self) -> int:
         return len(self._table)
 
-    def board(self, key: str) -> tuple[Flight, bool]:
+    def board(self, key: Hashable) -> tuple[Flight, bool]:
         """Return the flight to be on for ``key``, and whether the caller leads it."""
         with self._lock:
             flight = self._table.get(key)
@@ -95,7 +95,7 @@ class Flights:
             flight = self._table[key] = Flight(key)
             return flight, True
 
-    def supersede(self, key: str) -> Flight:
+    def supersede(self, key: Hashable) -> Flight:
         """Lead a new flight whatever is running: what was under way must neither be joined nor stored."""
         with self._lock:
             self._detach(key)
@@ -155,7 +155,7 @@ class Flights:
             if heir.wake():
                 return
 
-    def invalidate(self, key: str) -> Flight | None:
+    def invalidate(self, key: Hashable) -> Flight | None:
         """Fence off the running load of ``key``: it will not be stored, and nobody joins it any more."""
         with self._lock:
             return self._detach(key)
@@ -169,7 +169,7 @@ class Flights:
             self._table.clear()
             return flights
 
-    def _detach(self, key: str) -> Flight | None:
+    def _detach(self, key: Hashable) -> Flight | None:
         flight = self._table.pop(key, None)
         if flight is not None:
             flight.moved = True

@@ -32,6 +32,7 @@ from pydantic import BaseModel
 from fast_cache.backends.base import CacheBackend
 from fast_cache.cache import Cache
 from fast_cache.errors import ConfigurationError
+from fast_cache.keys import address_of
 from fast_cache.ports import run_blocking
 
 __all__ = [
@@ -177,10 +178,11 @@ class Store:
 
     async def followed(self, key: str, followers: int) -> None:
         """Wait until this many callers wait for the load of ``key`` that somebody else has under way."""
-        flights = self.backend.engine_store().flights
+        store = self.backend.engine_store()
+        address = address_of(key) if store.local else key
 
         async def joined() -> bool:
-            flight = flights._table.get(key)
+            flight = store.flights._table.get(address)
             return flight is not None and len(flight._waiters) >= followers
 
         await self._flavour.until(joined, f"{followers} callers wait for a load that is under way")

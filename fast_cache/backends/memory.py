@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import copy as copying
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable
 from time import monotonic
-from typing import Any
+from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from fast_cache.backends.base import CacheBackend
-from fast_cache.backends.clock import ClockTable
+from fast_cache.backends.eviction import S3FIFO
 from fast_cache.backends.keyspace import check_key, check_namespace
-from fast_cache.backends.store import CodecSource, Store
+from fast_cache.backends.store import NO_SHELF, Address, CodecSource, Store
 from fast_cache.durations import Duration, optional_seconds
-from fast_cache.entry import MISSING, NEVER, Entry
+from fast_cache.entry import MAX_VISITS, MISSING, NEVER, Shelf
 from fast_cache.errors import ConfigurationError, EncodeError, InvalidTypeError
+from fast_cache.keys import Slot, address_of
 from fast_cache.outcome import Outcome
 from fast_cache.ports import Port
 from fast_cache.single_flight import Flight
+from fast_cache.stats import Stats
 
-DEFAULT_MAX_SIZE = 100_000
+DEFAULT_MAX_SIZE: Final = 100_000
+
+Weigher = Callable[[Any], float]
 
 
 class InMemoryBackend(CacheBackend):
@@ -35,37 +40,62 @@ class InMemoryBackend(CacheBackend):
         max_size: how many entries are kept.
         copy: hand out and take in deep copies, so that a caller who changes a value changes only its own.
             Without it callers share the stored object, which is faster.
+        max_weight: how much the weights of all entries may add up to, in the unit of ``weigher``.
+        weigher: called with a value when it is stored; returns its weight, a number of 0 or more.
 
     Raises:
-        ConfigurationError: ``max_size`` below 1, or a namespace that is empty or has control characters.
+        ConfigurationError: ``max_size`` or ``max_weight`` that is not positive, one of ``max_weight`` and ``weigher``
+            without the other, or a namespace that is empty or has control characters.
     """
 
-    def __init__(self, namespace: str = "fastapi-cache", max_size: int = DEFAULT_MAX_SIZE, copy: bool = False) -> None:
-        check_namespace(namespace)
-        if not isinstance(max_size, int) or isinstance(max_size, bool):
-            raise InvalidTypeError(f"max_size must be a whole number of entries, not {type(max_size).__name__}")
-        if max_size < 1:
-            raise ConfigurationError(f"max_size must be at least 1, got {max_size}; the memory cache is always bounded")
-        self.namespace = namespace
-        self.max_size = max_size
-        self._store = MemoryStore(max_size, copying.deepcopy if copy else None)
+    def __init__(
+        self,
+        namespace: str = "fastapi-cache",
+        max_size: int = DEFAULT_MAX_SIZE,
+        copy: bool = False,
+        *,
+        max_weight: float | None = None,
+        weigher: Weigher | None = None,
+    ) -> None:
+        self.namespace = check_namespace(namespace)
+        self.max_size = _checked_size(max_size)
+        self.max_weight = _checked_weight(max_weight, weigher)
+        self._store = MemoryStore(max_size, copying.deepcopy if copy else None, self.max_weight, weigher)
+        self._texts = self._store.lying
+        self._hit = self._store.direct.hit
+        self._miss = self._store.direct.miss
 
     def get(self, key: str, default: Any = None) -> Any:
-        value = self._store.look(check_key(key))
-        return default if value is MISSING else value
+        entry = self._texts.table.get(key) if type(key) is str else None
+        if entry is not None and self._store.shares:
+            value = entry.value  # before the expiry: an entry is retired in the opposite order
+            if entry.expires > monotonic():
+                if entry.visits < MAX_VISITS:
+                    entry.visits += 1
+                self._hit()
+                return value
+        return self._find(key, default)
 
     async def aget(self, key: str, default: Any = None) -> Any:
-        value = self._store.look(check_key(key))
-        return default if value is MISSING else value
+        entry = self._texts.table.get(key) if type(key) is str else None
+        if entry is not None and self._store.shares:
+            value = entry.value
+            if entry.expires > monotonic():
+                if entry.visits < MAX_VISITS:
+                    entry.visits += 1
+                self._hit()
+                return value
+        return self._find(key, default)
 
     def set(self, key: str, value: Any, expire: Duration | None = None) -> None:
-        self._store.put(check_key(key), value, optional_seconds(expire, option="expire"))
+        lifetime = optional_seconds(expire, option="expire")
+        self._store.put(address_of(check_key(key)), value, lifetime)
 
     async def aset(self, key: str, value: Any, expire: Duration | None = None) -> None:
         self.set(key, value, expire)
 
     def delete(self, key: str) -> bool:
-        return self._store.remove(check_key(key))
+        return self._store.remove(address_of(check_key(key)))
 
     async def adelete(self, key: str) -> bool:
         return self.delete(key)
@@ -77,16 +107,28 @@ class InMemoryBackend(CacheBackend):
         self.clear()
 
     def has(self, key: str) -> bool:
-        return self._store.look(check_key(key)) is not MISSING
+        return self._store.look(address_of(check_key(key))) is not MISSING
 
     async def ahas(self, key: str) -> bool:
         return self.has(key)
 
+    def stats(self) -> Stats:
+        """What was asked of this backend, by decorated functions and directly, and what is in it."""
+        return self._store.stats()
+
     def __len__(self) -> int:
-        return len(self._store)
+        return self._store.size()
 
     def engine_store(self) -> Store:
         return self._store
+
+    def _find(self, key: str, default: Any) -> Any:
+        value = self._store.look(address_of(check_key(key)))
+        if value is MISSING:
+            self._miss()
+            return default
+        self._hit()
+        return value
 
 
 class MemoryStore(Store):
@@ -94,63 +136,95 @@ class MemoryStore(Store):
 
     local = True
 
-    def __init__(self, max_size: int, duplicate: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self,
+        max_size: int,
+        duplicate: Callable[[Any], Any] | None = None,
+        max_weight: float | None = None,
+        weigher: Weigher | None = None,
+    ) -> None:
         super().__init__("InMemoryBackend")
         self._lock = threading.Lock()
-        self._entries = ClockTable(max_size)
+        self.held = S3FIFO(max_size, max_weight=max_weight)
         self._duplicate = duplicate
-        # With copies there is nothing to hand out at a glance: every answer goes through `look`.
-        self.table: Mapping[str, Entry] = self._entries.table if duplicate is None else {}
+        self._weigher = weigher
+        self.shares = duplicate is None
+        """Whether what is stored is handed out itself. Copies are not to be had at a glance: see :meth:`look`."""
+        self.lying = self.held.new_shelf()
+        """The entries with text keys."""
+        if self.shares:
+            self.texts = self.lying
+        self._shelves: WeakValueDictionary[str, Shelf] = WeakValueDictionary()
 
-    def __len__(self) -> int:
-        return len(self._entries.table)
+    def shelf(self, prefix: str) -> Shelf:
+        # Without sharing a function finds nothing at a glance, and what it stores is looked up here.
+        return self._shelf(prefix) if self.shares else NO_SHELF
 
-    def look(self, key: str) -> Any:
-        """The value of ``key`` or ``MISSING``, without a lock."""
-        entry = self._entries.table.get(key)
+    def look(self, key: Address) -> Any:
+        shelf, name = self._place(key)
+        entry = shelf.table.get(name)
         if entry is None:
             return MISSING
         value = entry.value  # before the expiry: an entry is retired in the opposite order
         if entry.expires <= monotonic():
             return MISSING
-        entry.visits = 1
+        if entry.visits < MAX_VISITS:
+            entry.visits += 1
         return value if self._duplicate is None else self._duplicate(value)
 
-    def put(self, key: str, value: Any, expire: float | None, flight: Flight | None = None) -> bool:
-        """Store ``value``; as the result of ``flight`` only if it was not fenced off, else fencing off any other."""
-        if self._duplicate is not None:
-            try:
-                value = self._duplicate(value)
-            except Exception as error:
-                raise EncodeError(f"a {type(value).__name__} can't be copied ({type(error).__name__})") from error
+    def put(self, key: Address, value: Any, expire: float | None, flight: Flight | None = None) -> bool:
+        """Store ``value``; as the result of ``flight`` only if it was not fenced off, else fencing off any other.
+
+        Raises:
+            EncodeError: the value can't be copied or weighed; what was stored under the key is gone.
+        """
+        try:
+            weight = self._weigh(value)
+            value = value if self._duplicate is None else self._copied(value)
+        except EncodeError:
+            if flight is None:
+                self.remove(key)
+            raise
         expires = NEVER if expire is None else monotonic() + expire
+        shelf, name = self._place(key)
         with self._lock:
             if flight is None:
                 self.flights.invalidate(key)
             elif flight.moved:
                 return False
-            self._entries.put(key, value, expires)
+            self.held.put(shelf, name, value, expires, weight)
         return True
 
-    def remove(self, key: str) -> bool:
+    def remove(self, key: Address) -> bool:
+        shelf, name = self._place(key)
         with self._lock:
             self.flights.invalidate(key)
-            return self._entries.remove(key)
+            return self.held.remove(shelf, name)
 
     def clear(self) -> None:
         with self._lock:
             self.flights.invalidate_all()
-            self._entries.clear()
+            self.held.clear()
+
+    def evictions(self) -> dict[str, int]:
+        with self._lock:
+            return {str(cause): count for cause, count in self.held.evictions.items()}
+
+    def size(self) -> int:
+        return len(self.held)
+
+    def weight(self) -> float:
+        return self.held.weight
 
     def shared_out(self, outcome: Outcome) -> Outcome:
         if self._duplicate is None or outcome.error is not None:
             return outcome
         return Outcome(self._duplicate(outcome.value))
 
-    async def read(self, port: Port, key: str, codec: CodecSource) -> Any:
+    async def read(self, port: Port, key: Address, codec: CodecSource) -> Any:
         return self.look(key)
 
-    async def capture(self, port: Port, key: str, codec: CodecSource, *, replace: bool) -> tuple[Any, object]:
+    async def capture(self, port: Port, key: Address, codec: CodecSource, *, replace: bool) -> tuple[Any, object]:
         return MISSING if replace else self.look(key), self  # the flight itself is the fence
 
     async def write(
@@ -158,5 +232,60 @@ class MemoryStore(Store):
     ) -> bool:
         return self.put(flight.key, value, expire, flight)
 
-    async def delete(self, port: Port, key: str) -> bool:
+    async def delete(self, port: Port, key: Address) -> bool:
         return self.remove(key)
+
+    def _place(self, key: Address) -> tuple[Shelf, Hashable]:
+        """The shelf of an address, and the key on it."""
+        return (self._shelf(key.prefix), key.key) if type(key) is Slot else (self.lying, key)
+
+    def _shelf(self, prefix: str) -> Shelf:
+        shelf = self._shelves.get(prefix)
+        if shelf is None:
+            with self._lock:
+                shelf = self._shelves.get(prefix)
+                if shelf is None:
+                    shelf = self._shelves[prefix] = self.held.new_shelf()
+        return shelf
+
+    def _copied(self, value: Any) -> Any:
+        assert self._duplicate is not None
+        try:
+            return self._duplicate(value)
+        except Exception as error:
+            raise EncodeError(f"a {type(value).__name__} can't be copied ({type(error).__name__})") from None
+
+    def _weigh(self, value: Any) -> float:
+        if self._weigher is None:
+            return 1
+        try:
+            weight = self._weigher(value)
+            weighs = weight >= 0 and weight < NEVER
+        except Exception as error:
+            # Its message may quote the value.
+            raise EncodeError(f"the weigher raised {type(error).__name__}; let it return a number") from None
+        if not weighs or isinstance(weight, bool):
+            raise EncodeError("the weigher must return a finite number of 0 or more")
+        return weight
+
+
+def _checked_size(max_size: object) -> int:
+    if not isinstance(max_size, int) or isinstance(max_size, bool):
+        raise InvalidTypeError(f"max_size must be a whole number of entries, not {type(max_size).__name__}")
+    if max_size < 1:
+        raise ConfigurationError(f"max_size must be at least 1, got {max_size}; the memory cache is always bounded")
+    return max_size
+
+
+def _checked_weight(max_weight: object, weigher: object) -> float | None:
+    if (max_weight is None) != (weigher is None):
+        raise ConfigurationError("max_weight and weigher belong together: one says how much, the other how it is told")
+    if max_weight is None:
+        return None
+    if not isinstance(max_weight, (int, float)) or isinstance(max_weight, bool):
+        raise InvalidTypeError(f"max_weight must be a number, not {type(max_weight).__name__}")
+    if not 0 < max_weight < NEVER:
+        raise ConfigurationError(f"max_weight must be positive and finite, got {max_weight}")
+    if not callable(weigher):
+        raise InvalidTypeError(f"weigher must be a function of the value, not {type(weigher).__name__}")
+    return max_weight

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fast_cache.backends.store import CodecSource, Store
-from fast_cache.entry import MISSING, Entry
+from fast_cache.backends.store import Address, CodecSource, Store
+from fast_cache.entry import MISSING
 from fast_cache.ports import Port
 from fast_cache.single_flight import Flight
 
@@ -21,12 +21,11 @@ class NullStore(Store):
 
     def __init__(self) -> None:
         super().__init__("no cache")
-        self.table: dict[str, Entry] = {}
 
-    async def read(self, port: Port, key: str, codec: CodecSource) -> Any:
+    async def read(self, port: Port, key: Address, codec: CodecSource) -> Any:
         return MISSING
 
-    async def capture(self, port: Port, key: str, codec: CodecSource, *, replace: bool) -> tuple[Any, object]:
+    async def capture(self, port: Port, key: Address, codec: CodecSource, *, replace: bool) -> tuple[Any, object]:
         return MISSING, None
 
     async def write(
@@ -34,5 +33,5 @@ class NullStore(Store):
     ) -> bool:
         return False
 
-    async def delete(self, port: Port, key: str) -> bool:
+    async def delete(self, port: Port, key: Address) -> bool:
         return False

@@ -8,15 +8,30 @@ raise :class:`~fast_cache.errors.BackendError` and nothing else but :class:`~fas
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Final, Protocol
+from weakref import WeakSet
 
-from fast_cache.entry import Entry
+from fast_cache.entry import MISSING, Shelf
 from fast_cache.once import Health
 from fast_cache.outcome import Outcome
 from fast_cache.ports import Port
 from fast_cache.serializers import Codec
 from fast_cache.single_flight import Flight, Flights
+from fast_cache.stats import FunctionStats, Stats, Tally, total
+
+NO_SHELF: Final = Shelf()
+"""Where a store without local memory is looked into: always empty."""
+
+
+class Tallied(Protocol):
+    """Something that counts what it asks of a store."""
+
+    def tally(self) -> Tally: ...
+
+
+Address = Any
+"""What an entry is kept under: its text key, or in local memory the slot of a call with simple arguments."""
 
 CodecSource = Callable[[], Codec]
 """Asked for a codec only by stores that hold bytes: a return annotation need not be resolved for the others."""
@@ -34,23 +49,60 @@ class Store(ABC):
     shared: ClassVar[bool] = False
     """Whether other processes change it and every write is checked against what they did."""
 
-    table: Mapping[str, Entry]
-    """Local memory, for a look without I/O; empty where a store has none."""
+    texts: Shelf = NO_SHELF
+    """The entries with text keys, for a look without I/O; empty where a store has no local memory."""
 
     def __init__(self, name: str) -> None:
         self.flights = Flights()
         self.health = Health(name)
+        self.direct = FunctionStats()
+        self._bindings: WeakSet[Tallied] = WeakSet()
+        self._past = Tally()
+
+    def shelf(self, prefix: str) -> Shelf:
+        """The entries of one function by their slots, for a look without I/O."""
+        return NO_SHELF
+
+    def look(self, key: Address) -> Any:
+        """The value of ``key`` in local memory or ``MISSING``, without I/O."""
+        return MISSING
+
+    def join(self, binding: Tallied) -> None:
+        """The functions of ``binding`` are bound to this store, and what they count from now on counts here."""
+        self._bindings.add(binding)
+
+    def leave(self, binding: Tallied, counted: Tally) -> None:
+        """They are no longer; ``counted`` is what they did meanwhile."""
+        self._bindings.discard(binding)
+        self._past += counted
+
+    def stats(self) -> Stats:
+        """What was asked of this store, by functions and directly, and what is in it."""
+        tally = total([self._past, self.direct.tally(), *(binding.tally() for binding in list(self._bindings))])
+        return tally.stats(evictions=self.evictions(), size=self.size(), weight=self.weight())
+
+    def evictions(self) -> dict[str, int]:
+        """How many entries of local memory are gone, by cause."""
+        return {}
+
+    def size(self) -> int:
+        """How many entries are in local memory."""
+        return 0
+
+    def weight(self) -> float:
+        """The sum of their weights."""
+        return 0
 
     def shared_out(self, outcome: Outcome) -> Outcome:
         """The outcome of a load as one of its followers gets it."""
         return outcome
 
     @abstractmethod
-    async def read(self, port: Port, key: str, codec: CodecSource) -> Any:
+    async def read(self, port: Port, key: Address, codec: CodecSource) -> Any:
         """Return the value of ``key``, or ``MISSING``."""
 
     @abstractmethod
-    async def capture(self, port: Port, key: str, codec: CodecSource, *, replace: bool) -> tuple[Any, object]:
+    async def capture(self, port: Port, key: Address, codec: CodecSource, *, replace: bool) -> tuple[Any, object]:
         """Look once more, and note the generations that ``key`` depends on, before its value is computed.
 
         Returns the value that is there or ``MISSING``, and a ticket for :meth:`write`; a ticket of ``None`` means that
@@ -64,5 +116,5 @@ class Store(ABC):
         """Store ``value`` for ``expire`` seconds, unless something moved since the ticket was taken: then False."""
 
     @abstractmethod
-    async def delete(self, port: Port, key: str) -> bool:
+    async def delete(self, port: Port, key: Address) -> bool:
         """Remove ``key`` and fence off its loads; True if a value was removed."""

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
 from fast_cache.backends.store import CodecSource, Store
-from fast_cache.entry import MISSING, Entry
+from fast_cache.entry import MISSING
 from fast_cache.errors import BackendError, DecodeError
 from fast_cache.ports import Port
 from fast_cache.serializers import decode_stored, encode_stored, unpack_stored
@@ -29,7 +29,6 @@ class TenMethodStore(Store):
 
     def __init__(self, backend: CacheBackend) -> None:
         super().__init__(type(backend).__name__)
-        self.table: dict[str, Entry] = {}
         self._backend = backend
         self._writing: dict[str, bytes] = {}
         self._overlooked: OrderedDict[str, None] = OrderedDict()
@@ -49,7 +48,7 @@ class TenMethodStore(Store):
     async def write(
         self, port: Port, flight: Flight, ticket: object, value: Any, codec: CodecSource, expire: float | None
     ) -> bool:
-        key = flight.key
+        key = str(flight.key)
         data = encode_stored(key, value, codec(), expire)
         if self._writing.setdefault(key, data) is not data:
             return False  # an older write of this key has not ended: whichever came last would win by luck

@@ -12,5 +12,17 @@ from fast_cache.keys.call_key import KeyMaker, Kind
 from fast_cache.keys.encode import encode, encode_hashed
 from fast_cache.keys.hints import resolve_hints
 from fast_cache.keys.roles import NotKeyed, Role
+from fast_cache.keys.slots import Slot, address_of
 
-__all__ = ["KeyMaker", "Kind", "NotKeyed", "Role", "compile_binder", "encode", "encode_hashed", "resolve_hints"]
+__all__ = [
+    "KeyMaker",
+    "Kind",
+    "NotKeyed",
+    "Role",
+    "Slot",
+    "address_of",
+    "compile_binder",
+    "encode",
+    "encode_hashed",
+    "resolve_hints",
+]

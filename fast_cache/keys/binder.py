@@ -38,7 +38,13 @@ class Namespace:
 
 
 def compile_function(
-    signature: Signature, lines: list[str], namespace: Namespace, *, name: str, module: str = __name__
+    signature: Signature,
+    lines: list[str],
+    namespace: Namespace,
+    *,
+    name: str,
+    module: str = __name__,
+    suspends: bool = False,
 ) -> Callable[..., Any]:
     """Return a function with the given signature whose body is ``lines``.
 
@@ -48,9 +54,10 @@ def compile_function(
         namespace: the objects that the statements use.
         name: the qualified name, as it stands in Python's own errors about arguments.
         module: the value of ``__module__``.
+        suspends: make it an ``async def``.
     """
     alias = namespace.fresh()
-    source = "\n    ".join([f"def {alias}({_declaration(signature)}):", *lines])
+    source = "\n    ".join([f"{'async ' if suspends else ''}def {alias}({_declaration(signature)}):", *lines])
     scope = dict(namespace.objects)
     exec(compile(source, f"<fast_cache: {name}>", "exec"), scope)
     function = scope[alias]
@@ -80,6 +87,19 @@ def compile_binder(signature: Signature, *, name: str = "function") -> Callable[
     """
     values = "".join(f"{parameter}, " for parameter in signature.parameters)
     return compile_function(signature, [f"return ({values})"], Namespace(signature), name=name)
+
+
+def passed_on(signature: Signature) -> tuple[str, str]:
+    """Return, as source, the tuple and the dict by which a function of ``signature`` hands on what it was given."""
+    positional, named = "", ""
+    for parameter in signature.parameters.values():
+        if parameter.kind in (*POSITIONAL, Parameter.VAR_POSITIONAL):
+            positional += f"{stars(parameter)}{parameter.name}, "
+        elif parameter.kind is Parameter.KEYWORD_ONLY:
+            named += f"'{parameter.name}': {parameter.name}, "
+        else:
+            named += f"**{parameter.name}, "
+    return f"({positional})", f"{{{named}}}"
 
 
 def stars(parameter: Parameter) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from fast_cache.errors import ConfigurationError, InvalidTypeError, UnkeyableError
 from fast_cache.keys.arguments import LEFT_OUT, parameter_encoder, reason_left_out, text_or_reason
-from fast_cache.keys.binder import POSITIONAL, Namespace, compile_binder
+from fast_cache.keys.binder import POSITIONAL, Namespace, compile_binder, stars
 from fast_cache.keys.builder import builder_arguments
 from fast_cache.keys.closure import local_digest
 from fast_cache.keys.compiling import Piece, argument, call, compile_key
@@ -24,6 +24,7 @@ from fast_cache.keys.hints import resolve_hints
 from fast_cache.keys.parameters import role_of_parameter
 from fast_cache.keys.prefix import make_prefix
 from fast_cache.keys.roles import Role
+from fast_cache.keys.slots import FLAG, RAW, Shape, Slot
 from fast_cache.keys.template import Field, parse_template
 
 Kind = Literal["function", "method", "classmethod", "staticmethod"]
@@ -56,6 +57,7 @@ class KeyMaker:
         parameters: what each parameter is to the key, in the signature's order.
         bind: takes a call's arguments and returns their values in the signature's order, defaults applied.
         compiled: takes a call's arguments and returns its key, or raises as :meth:`key` does.
+        shape: how slots of this function lie, or ``None`` where only text will do.
         unkeyed_closure: variables that a local function closes over and that are in no key: they are mutable, or their
             class is not known to be constant.
 
@@ -102,6 +104,7 @@ class KeyMaker:
         else:
             pieces = self._argument_pieces(roles, hints, space)
         self._template = key
+        self.shape = self._make_shape(roles, hints) if key is None and key_builder is None else None
         self.parameters: Mapping[str, Role] = MappingProxyType(roles)
         self.bind: Callable[..., tuple[Any, ...]] = compile_binder(self.signature, name=fn.__qualname__)
         self.compiled: Callable[..., str] = compile_key(
@@ -115,6 +118,20 @@ class KeyMaker:
             UnkeyableError: an argument can't be encoded; ``path`` begins with the parameter's name.
             TypeError: the function does not accept these arguments.
         """
+        return self.compiled(*args, **kwargs)
+
+    def address(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Slot | str:
+        """Return where local memory keeps a call: its slot if it has one, else its key.
+
+        Raises:
+            UnkeyableError: an argument can't be encoded.
+            TypeError: the function does not accept these arguments.
+        """
+        if self.shape is not None:
+            values = self.bind(*args, **kwargs)
+            slot = self.shape.slot(tuple(values[index] for index in self._keyed))
+            if slot is not None:
+                return slot
         return self.compiled(*args, **kwargs)
 
     def explain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, str]:
@@ -163,6 +180,16 @@ class KeyMaker:
                 role = Role.KEYED  # an instance is never left out unasked, whatever it descends from
             roles[name] = role
         return roles
+
+    def _make_shape(self, roles: dict[str, Role], hints: Mapping[str, Any]) -> Shape | None:
+        """The shape of slots, where what is in the key is nothing but plain parameters."""
+        keyed = {name: index for index, (name, role) in enumerate(roles.items()) if role in _IN_KEY}
+        plain = all(
+            roles[name] is Role.KEYED and name != self._owner and not stars(self.signature.parameters[name])
+            for name in keyed
+        )
+        self._keyed = tuple(keyed.values())
+        return Shape(self.prefix, {name: FLAG if hints.get(name) is bool else RAW for name in keyed}) if plain else None
 
     def _argument_pieces(self, roles: dict[str, Role], hints: Mapping[str, Any], space: Namespace) -> list[Piece]:
         pieces: list[Piece] = []

@@ -19,7 +19,7 @@ LAYERS = [
     {"testing"},
     {"__init__"},
     {"cache"},
-    {"http", "binding", "decorated", "decorator", "method"},
+    {"http", "binding", "decorated", "decorator", "method", "wrapper"},
     {"flow", "background"},
     {"policy"},
     {"backends"},

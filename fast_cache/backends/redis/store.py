@@ -13,7 +13,7 @@ from fast_cache.backends.redis.breaker import Breaker
 from fast_cache.backends.redis.layout import TOKEN_LENGTH, Command, Layout
 from fast_cache.backends.redis.link import Link, Reply, new_token
 from fast_cache.backends.store import CodecSource, Store
-from fast_cache.entry import MISSING, Entry
+from fast_cache.entry import MISSING
 from fast_cache.errors import BackendError, DecodeError
 from fast_cache.ports import Port
 from fast_cache.serializers import Codec, Stored, codec_for, decode_stored, encode_stored, unpack_stored
@@ -36,7 +36,6 @@ class RedisStore(Store):
 
     def __init__(self, name: str, link: Link, layout: Layout, breaker: Breaker, longest: float) -> None:
         super().__init__(name)
-        self.table: dict[str, Entry] = {}
         self._link = link
         self._layout = layout
         self._breaker = breaker
@@ -68,10 +67,11 @@ class RedisStore(Store):
         self, port: Port, flight: Flight, ticket: object, value: Any, codec: CodecSource, expire: float | None
     ) -> bool:
         assert isinstance(ticket, Ticket)
-        data, lifetime_ms = self._encode(flight.key, value, codec(), expire, ticket.generation)
+        key = str(flight.key)
+        data, lifetime_ms = self._encode(key, value, codec(), expire, ticket.generation)
         if flight.moved:
             return False
-        commands = self._layout.write(flight.key, ticket.fence, data, lifetime_ms)
+        commands = self._layout.write(key, ticket.fence, data, lifetime_ms)
         stored, generation = await self._link.exchange(port, commands)
         # Of a generation that has passed, the entry is dead already; the load counts as fenced off like any other.
         return _expect_int(stored) == 1 and generation == ticket.generation

@@ -1,0 +1,153 @@
+"""What a cache did: counted exactly, also by threads that count at once, and cheaply enough for every hit.
+
+A counter of the standard library's ``itertools`` is one call into C, which no other thread can interrupt; ``n += 1`` is
+three steps. Whatever happens on the way of a miss is counted under a lock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+_RECENT: Final = 256
+"""How many load times are kept for the percentile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counts since the start, and what is there now.
+
+    ``hits``: calls answered from the cache. ``misses``: calls that were not. ``loads``: runs of a function for the
+    cache, ``errors`` those of them that raised. ``load_time_mean`` and ``load_time_p95`` are in seconds, the latter of
+    the last 256 loads. ``evictions`` by cause, ``size`` in entries and ``weight`` are those of the store: empty or zero
+    for a function.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    loads: int = 0
+    errors: int = 0
+    load_time_mean: float = 0.0
+    load_time_p95: float = 0.0
+    evictions: Mapping[str, int] = field(default_factory=dict)
+    size: int = 0
+    weight: float = 0
+
+    @property
+    def hit_ratio(self) -> float:
+        """The part of the calls that were hits, from 0 to 1; 0 where there were none."""
+        calls = self.hits + self.misses
+        return self.hits / calls if calls else 0.0
+
+
+class Count:
+    """A number that any thread raises by calling :attr:`up`, and that is never off by one."""
+
+    __slots__ = ("_lock", "_reads", "up")
+
+    def __init__(self) -> None:
+        self.up: Callable[[], int] = itertools.count().__next__
+        self._lock = threading.Lock()
+        self._reads = 0
+
+    def value(self) -> int:
+        with self._lock:  # looking takes a number too, so the looks are subtracted
+            value = self.up() - self._reads
+            self._reads += 1
+            return value
+
+
+class FunctionStats:
+    """The counters of one cached function, or of a backend's own methods."""
+
+    __slots__ = ("__weakref__", "_errors", "_hits", "_loads", "_lock", "_misses", "_recent", "_seconds", "hit", "miss")
+
+    def __init__(self) -> None:
+        self._hits = Count()
+        self._misses = Count()
+        self.hit = self._hits.up
+        self.miss = self._misses.up
+        self._lock = threading.Lock()
+        self._loads = 0
+        self._errors = 0
+        self._seconds = 0.0
+        self._recent: deque[float] = deque(maxlen=_RECENT)
+
+    def loaded(self, seconds: float, *, failed: bool) -> None:
+        """A load has ended after ``seconds``."""
+        with self._lock:
+            self._loads += 1
+            self._errors += failed
+            self._seconds += seconds
+            self._recent.append(seconds)
+
+    def tally(self) -> Tally:
+        """Everything so far, to be added and subtracted."""
+        with self._lock:
+            return Tally(
+                self._hits.value(),
+                self._misses.value(),
+                self._loads,
+                self._errors,
+                self._seconds,
+                tuple(self._recent),
+            )
+
+    def snapshot(self) -> Stats:
+        return self.tally().stats()
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Counts that can be added up. ``recent`` are load times in seconds."""
+
+    hits: int = 0
+    misses: int = 0
+    loads: int = 0
+    errors: int = 0
+    seconds: float = 0.0
+    recent: tuple[float, ...] = ()
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.hits + other.hits,
+            self.misses + other.misses,
+            self.loads + other.loads,
+            self.errors + other.errors,
+            self.seconds + other.seconds,
+            (self.recent + other.recent)[-_RECENT:],
+        )
+
+    def __sub__(self, earlier: Tally) -> Tally:
+        return Tally(
+            self.hits - earlier.hits,
+            self.misses - earlier.misses,
+            self.loads - earlier.loads,
+            self.errors - earlier.errors,
+            self.seconds - earlier.seconds,
+            self.recent[-(self.loads - earlier.loads) :] if self.loads > earlier.loads else (),
+        )
+
+    def stats(self, *, evictions: Mapping[str, int] | None = None, size: int = 0, weight: float = 0) -> Stats:
+        ordered = sorted(self.recent)
+        return Stats(
+            hits=self.hits,
+            misses=self.misses,
+            loads=self.loads,
+            errors=self.errors,
+            load_time_mean=self.seconds / self.loads if self.loads else 0.0,
+            load_time_p95=ordered[math.ceil(0.95 * len(ordered)) - 1] if ordered else 0.0,
+            evictions=evictions or {},
+            size=size,
+            weight=weight,
+        )
+
+
+def total(tallies: Iterable[Tally]) -> Tally:
+    """The sum of ``tallies``."""
+    return sum(tallies, Tally())
