@@ -52,7 +52,7 @@ endef
 .PHONY: help
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
-	@echo "PYTHON=3.12 chooses the interpreter (now $(PYTHON)), PORT=8080 the port of run, REDIS_URL its store."
+	@echo "PYTHON=3.12 chooses the interpreter (now $(PYTHON)), PORT=8080 the port of run, REDIS_URL its store, ARGS what bench is given."
 
 .PHONY: run
 run: $(venv)/installed ## Serve the example shop; in memory, or in Redis where REDIS_URL is set
@@ -91,7 +91,7 @@ format: $(venv)/installed ## Put imports and layout in order
 
 .PHONY: bench
 bench: .venv-bench/installed ## Measure, beside other caching libraries
-	.venv-bench/bin/python -m tests.benchmarks
+	.venv-bench/bin/python -m tests.benchmarks $(ARGS)
 
 .PHONY: clean
 clean: ## Remove what was installed, built and left behind

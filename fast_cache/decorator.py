@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Coroutine, Generator, Hashable, Mapping
 from functools import cached_property
 from typing import Any
@@ -166,7 +167,8 @@ class Operations:
         """The call has no key and runs uncached; say so once, unless the call itself is wrong and will say so."""
         name = self.policy.name
         if isinstance(error, UnkeyableError):
-            warn_once(f"{name} runs uncached: {error}", "unkeyable", name, error.path)
+            parameter = re.split(r"[.\[]", error.path, maxsplit=1)[0]
+            warn_once(f"{name} runs uncached: {error}", "unkeyable", name, parameter)
             return
         try:
             inspect.signature(self.fn).bind(*args, **kwargs)

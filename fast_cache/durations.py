@@ -17,8 +17,8 @@ Duration = int | float | timedelta | str
 """Seconds (int or float), a ``timedelta``, or text: ``"250ms"``, ``"30s"``, ``"5m"``, ``"1h30m"``, ``"2d"``."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])", re.ASCII)
-_WHOLE = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+", re.ASCII)
+_PART = re.compile(r"(\d+(?:\.\d+)?) ?(ms|[smhdw])", re.ASCII)
+_WHOLE = re.compile(r"\d+(?:\.\d+)? ?(?:ms|[smhdw])(?: ?\d+(?:\.\d+)? ?(?:ms|[smhdw]))*", re.ASCII)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 
 _LONGEST = 100 * 365 * 86400.0
@@ -51,7 +51,8 @@ def seconds(value: Duration, *, option: str) -> float:
         )
     if not 0 < result <= _LONGEST:  # also false for NaN
         raise ConfigurationError(
-            f"{option} must be longer than 0 and at most a century, got {value!r}; leave it out (None) for the default"
+            f"{option} must be longer than 0 and at most a century, got {_shown(value)}; "
+            "leave it out (None) for the default"
         )
     return result
 
@@ -62,7 +63,7 @@ def optional_seconds(value: Duration | None, *, option: str) -> float | None:
 
 
 def _parse(text: str, option: str) -> float:
-    compact = text.replace(" ", "").lower()
+    compact = text.strip().lower()
     if _NUMBER.fullmatch(compact):
         return float(compact)
     if not _WHOLE.fullmatch(compact):
@@ -70,3 +71,7 @@ def _parse(text: str, option: str) -> float:
             f"{option}={text[:40]!r} is not a duration; write it like '250ms', '30s', '5m', '1h30m' or '2d'"
         )
     return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(compact))
+
+
+def _shown(value: Duration) -> str:
+    return "an endless number" if isinstance(value, int) and abs(value) > 10**30 else repr(value)

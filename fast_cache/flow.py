@@ -16,7 +16,7 @@ from fast_cache.entry import MISSING
 from fast_cache.errors import BackendError, EncodeError
 from fast_cache.once import warn_once
 from fast_cache.outcome import Outcome
-from fast_cache.policy import CachePolicy
+from fast_cache.policy import CachePolicy, Keeping
 from fast_cache.ports import Port
 from fast_cache.single_flight import Flight, Signal, leading
 from fast_cache.stats import FunctionStats
@@ -71,12 +71,12 @@ async def answer(port: Port, store: Store, call: Call) -> Outcome:
         if not counted:
             counted = True
             call.stats.miss()
-        flight, leads = flights.board(call.key)
+        flight, leads = flights.board(call.key, port.gone())
         if leads:
             return await _lead(port, store, call, flight, replace=False)
         signal = await port.wait(flights, flight)
         if signal is Signal.SETTLED and flight.outcome is not None:
-            return store.shared_out(flight.outcome)
+            return flight.outcome.for_follower()
         if signal is Signal.LEAD:
             return await _lead(port, store, call, flight, replace=False)
         if signal is Signal.ALONE:
@@ -86,7 +86,7 @@ async def answer(port: Port, store: Store, call: Call) -> Outcome:
 
 async def refresh(port: Port, store: Store, call: Call) -> Outcome:
     """Call the function whatever is stored, and store what it returns. Older loads in flight are fenced off."""
-    return await _lead(port, store, call, store.flights.supersede(call.key), replace=True)
+    return await _lead(port, store, call, store.flights.supersede(call.key, port.gone()), replace=True)
 
 
 async def invalidate(port: Port, store: Store, key: Address) -> bool:
@@ -125,35 +125,70 @@ async def _lead(port: Port, store: Store, call: Call, flight: Flight, *, replace
             store.health.works("capture")
             if found is not MISSING:  # stored by somebody else since this caller looked
                 outcome = Outcome(found)
-                flights.settle(flight, outcome, overtaken=store.shared)
+                flights.settle(flight, outcome, Signal.OVERTAKEN if store.shared else Signal.SETTLED)
                 return outcome
         with leading(flight):
             outcome = call.loaded(await port.call(call.fn, call.args, call.kwargs))
+        keeping = Keeping.SHARE if outcome.error is not None else call.policy.keeping(outcome.value)
     except BaseException:
         flights.abandon(flight)
         raise
-    if ticket is None or outcome.error is not None or not call.policy.may_store(outcome.value):
-        flights.settle(flight, outcome)
+    if keeping is Keeping.ALONE:
+        flights.settle(flight, outcome, Signal.ALONE)
     elif store.local:
-        await _store(port, store, call, flight, ticket, outcome)
+        await _end(port, store, call, flight, ticket, outcome, keeping)
     else:
         # A leader that is cancelled from here on has its value already: the write and the followers must not suffer.
         await port.finish(
-            _store(port, store, call, flight, ticket, outcome), at_end=lambda: flights.settle(flight, outcome)
+            _end(port, store, call, flight, ticket, outcome, keeping), at_end=lambda: flights.settle(flight, outcome)
         )
     return outcome
 
 
-async def _store(port: Port, store: Store, call: Call, flight: Flight, ticket: object, outcome: Outcome) -> None:
-    stored = True
+async def _end(
+    port: Port, store: Store, call: Call, flight: Flight, ticket: object, outcome: Outcome, keeping: Keeping
+) -> None:
+    """Store what was loaded, if it is to be kept and the fence stands, and tell the followers."""
+    flights = store.flights
+    signal = Signal.SETTLED
+    try:
+        if outcome.error is None and flights.is_followed(flight):
+            outcome.copies = store.copier(outcome.value, call.policy.codec)
+        stored = None
+        if ticket is not None and keeping is Keeping.STORE:
+            stored = await _write(port, store, call, flight, ticket, outcome)
+        if not stored and store.shared and flights.is_followed(flight):
+            refused = stored is not None
+            if refused or not await _stands(port, store, flight, ticket):
+                signal = Signal.OVERTAKEN
+    finally:
+        flights.settle(flight, outcome, signal)
+
+
+async def _write(port: Port, store: Store, call: Call, flight: Flight, ticket: object, outcome: Outcome) -> bool | None:
+    """Whether the store took the value or refused it; ``None`` if that is not known."""
     try:
         stored = await store.write(port, flight, ticket, outcome.value, call.policy.codec, call.expire)
-        store.health.works("write")
     except BackendError as error:
         store.health.failed("write", error)
+        return None
     except EncodeError as error:
         warn_once(f"the result of {call.policy.name} is not stored: {error}", "encode", call.policy.name)
-    finally:
-        # Those who joined before an invalidation of this process may have the value: they asked before it. Where the
-        # store refused it, an invalidation elsewhere came at an unknown moment, and the followers ask again.
-        store.flights.settle(flight, outcome, overtaken=not stored and not flight.moved)
+        return None
+    store.health.works("write")
+    return stored
+
+
+async def _stands(port: Port, store: Store, flight: Flight, ticket: object) -> bool:
+    """Whether the followers of a load that was not stored may have its value.
+
+    They asked before any invalidation of this process that has moved the flight, but perhaps after one elsewhere: then
+    they ask again. While the store can't be reached nobody can tell, and one load for all is what matters.
+    """
+    if ticket is None:
+        return True
+    try:
+        return not flight.moved and await store.stands(port, flight.key, ticket)
+    except BackendError as error:
+        store.health.failed("read", error)
+        return True

@@ -5,6 +5,7 @@ What an option means is decided here; when it is asked for is decided by the flo
 
 from __future__ import annotations
 
+import enum
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,16 @@ from fast_cache.once import warn_once
 from fast_cache.serializers import Codec, codec_for
 
 _READ_ONCE = (Iterator, AsyncIterator, Generator, AsyncGenerator, Awaitable)
+
+
+class Keeping(enum.Enum):
+    """What may be done with a result."""
+
+    STORE = "store"
+    SHARE = "share"
+    """Not stored, but given to those who waited for it."""
+    ALONE = "alone"
+    """Its caller's alone."""
 
 
 @dataclass(frozen=True)
@@ -72,29 +83,45 @@ class CachePolicy:
         """How results become bytes and come back; only stores that hold bytes ask for it."""
         return self._codec
 
-    def may_store(self, value: Any) -> bool:
-        """Whether ``value`` may be kept. A result that can be read only once never is."""
-        if isinstance(value, _READ_ONCE):
-            warn_once(
-                f"{self.name} returned a {type(value).__name__}, which can be read only once: it is not cached; "
-                "return a list or another value that can be read again",
-                "read once",
-                self.name,
-            )
-            return False
-        if isinstance(value, Response):
-            warn_once(
-                f"{self.name} returned a Response: it is not cached; return the data and let FastAPI serialise it",
-                "response",
-                self.name,
-            )
-            return False
+    def keeping(self, value: Any) -> Keeping:
+        """What may be done with a result."""
+        refusal = _refusal(value)
+        if refusal is not None:
+            warn_once(f"{self.name} {refusal}", "refused", self.name, refusal)
+            return Keeping.ALONE
         if self.condition is None:
-            return True
+            return Keeping.STORE
         try:
-            return bool(self.condition(value))
+            return Keeping.STORE if self.condition(value) else Keeping.SHARE
         except Exception as error:
             # The caller has its result; a faulty condition must not take it away. Its message may quote the value.
             kind = type(error).__name__
             warn_once(f"the condition of {self.name} raised {kind}; the result is not stored", "condition", self.name)
-            return False
+            return Keeping.SHARE
+
+
+def _refusal(value: Any) -> str | None:
+    """Why a result belongs to its caller alone; ``None`` for one that any number of callers may have."""
+    kind = type(value)
+    if issubclass(kind, _READ_ONCE):
+        return (
+            f"returned a {kind.__name__}, which can be read only once: it is not cached; return a list or another "
+            "value that can be read again"
+        )
+    if issubclass(kind, Response):
+        return "returned a Response: it is not cached; return the data and let FastAPI serialise it"
+    members = value if kind in (list, tuple, set, frozenset) else value.values() if kind is dict else (value,)
+    if any(_is_attached(member) for member in members):
+        return (
+            "returned rows of an open database session, which change when it ends: they are not cached; return "
+            "models or dicts made from them, or let the session go first"
+        )
+    return None
+
+
+def _is_attached(value: Any) -> bool:
+    """Whether ``value`` is an SQLAlchemy (or SQLModel) row whose session is open."""
+    if not hasattr(type(value), "_sa_class_manager"):
+        return False
+    state = getattr(value, "_sa_instance_state", None)
+    return getattr(state, "session_id", None) is not None

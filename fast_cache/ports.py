@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from fast_cache.outcome import Outcome
-from fast_cache.single_flight import Flight, Flights, Signal, Waiter
+from fast_cache.single_flight import Flight, Flights, Gone, Signal, Waiter
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,6 +34,9 @@ class Port(Protocol):
 
     async def wait(self, flights: Flights, flight: Flight) -> Signal:
         """Follow ``flight`` until woken. Leaving early, by cancellation, harms nobody."""
+
+    def gone(self) -> Gone | None:
+        """What tells others, later, whether the caller will never come back."""
 
     async def finish(self, step: Coroutine[Any, Any, T], at_end: Callable[[], None]) -> T:
         """Carry ``step`` to its end even if the caller is cancelled meanwhile; then ``at_end``, come what may."""
@@ -73,8 +76,13 @@ class AsyncioPort:
         flights.leave(flight, waiter)
         return signal
 
+    def gone(self) -> Gone:
+        return asyncio.get_running_loop().is_closed
+
     async def finish(self, step: Coroutine[Any, Any, T], at_end: Callable[[], None]) -> T:
         task = asyncio.get_running_loop().create_task(step)
+        for left in [task for task in self._finishing if task.get_loop().is_closed()]:
+            self._finishing.discard(left)  # never to be finished
         self._finishing.add(task)
         task.add_done_callback(self._finishing.discard)
         # A callback, because a task that is cancelled before its first step never enters its own ``finally``.
@@ -114,6 +122,9 @@ class BlockingPort:
             raise
         flights.leave(flight, waiter)
         return signal
+
+    def gone(self) -> None:
+        return None
 
     async def finish(self, step: Coroutine[Any, Any, T], at_end: Callable[[], None]) -> T:
         try:

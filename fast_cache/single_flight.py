@@ -14,8 +14,8 @@ from __future__ import annotations
 import enum
 import threading
 from collections import deque
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -48,85 +48,128 @@ class Waiter(Protocol):
         """Wake the follower, from any thread; False if its event loop is closed and it will never run again."""
 
 
+class Mark:
+    """A load, as the code that it runs carries it about: what it waits for, and nothing of its key or value.
+
+    Tasks and timers that a load starts keep a copy of the context for as long as they live.
+    """
+
+    __slots__ = ("awaits",)
+
+    def __init__(self) -> None:
+        self.awaits: list[Mark] = []
+
+
 class Flight:
     """One load in progress. Only :class:`Flights` changes it."""
 
-    __slots__ = ("_waiters", "awaits", "ended", "key", "moved", "outcome")
+    __slots__ = ("_gone", "_waiters", "ended", "key", "mark", "moved", "outcome")
 
-    def __init__(self, key: Hashable) -> None:
+    def __init__(self, key: Hashable, gone: Gone | None = None) -> None:
         self.key = key
         self.moved = False
         self.ended: Signal | None = None
         self.outcome: Outcome | None = None
-        self.awaits: list[Flight] = []
+        self.mark = Mark()
         self._waiters: deque[Waiter] = deque()
+        self._gone = gone
 
 
-_led: ContextVar[tuple[Flight, ...]] = ContextVar("fast_cache_led_flights", default=())
-"""The flights that the code running here is loading for, outermost first."""
+Gone = Callable[[], bool]
+"""Tells whether a leader will never come back, because the event loop it ran on is closed."""
+
+_led: ContextVar[tuple[Mark, ...]] = ContextVar("fast_cache_led_flights", default=())
+"""The loads that the code running here is a part of, outermost first."""
+
+_graph = threading.RLock()
+"""Guards what waits for what, across the flights of all stores."""
 
 
 @contextmanager
 def leading(flight: Flight) -> Iterator[None]:
     """Mark what runs inside as the load of ``flight``, so that waiting for itself is noticed."""
-    token = _led.set((*_led.get(), flight))
+    token = _led.set((*_led.get(), flight.mark))
     try:
         yield
     finally:
-        _led.reset(token)
+        # A leader whose loop is gone is finished by the garbage collector, in whatever context that runs.
+        with suppress(ValueError):
+            _led.reset(token)
 
 
 class Flights:
     """The flights of one store."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant, because a collection of garbage in here may run code of the user's that asks the cache.
+        self._lock = threading.RLock()
         self._table: dict[Hashable, Flight] = {}
+
+    def forget(self) -> None:
+        """After a fork: the leaders are threads of the parent, and one of them may hold the lock."""
+        self._lock = threading.RLock()
+        self._table = {}
 
     def __len__(self) -> int:
         return len(self._table)
 
-    def board(self, key: Hashable) -> tuple[Flight, bool]:
-        """Return the flight to be on for ``key``, and whether the caller leads it."""
+    def board(self, key: Hashable, gone: Gone | None = None) -> tuple[Flight, bool]:
+        """Return the flight to be on for ``key``, and whether the caller leads it.
+
+        ``gone`` is what others may ask if the caller leads: whether it will never come back.
+        """
         with self._lock:
             flight = self._table.get(key)
-            if flight is not None:
+            lost = flight if flight is not None and flight._gone is not None and flight._gone() else None
+            if flight is not None and lost is None:
                 return flight, False
-            flight = self._table[key] = Flight(key)
-            return flight, True
+            flight = self._table[key] = Flight(key, gone)
+        if lost is not None:
+            self.abandon(lost)
+        return flight, True
 
-    def supersede(self, key: Hashable) -> Flight:
+    def supersede(self, key: Hashable, gone: Gone | None = None) -> Flight:
         """Lead a new flight whatever is running: what was under way must neither be joined nor stored."""
         with self._lock:
             self._detach(key)
-            flight = self._table[key] = Flight(key)
+            flight = self._table[key] = Flight(key, gone)
             return flight
+
+    def waiting(self, key: Hashable) -> int:
+        """How many callers follow the flight of ``key``."""
+        with self._lock:
+            flight = self._table.get(key)
+            return 0 if flight is None else len(flight._waiters)
+
+    def is_followed(self, flight: Flight) -> bool:
+        """Whether anybody waits for ``flight``."""
+        return bool(flight._waiters)
 
     def enqueue(self, flight: Flight, waiter: Waiter) -> Signal | None:
         """Wait for ``flight``; where there is nothing to wait for, the signal is returned instead."""
         led = _led.get()
-        with self._lock:
+        with _graph if led else _NO_LOCK, self._lock:
             if flight.ended is not None:
                 return flight.ended
-            if led and _depends_on(flight, led):
+            if led and _depends_on(flight.mark, led):
                 return Signal.ALONE
             for own in led:
-                own.awaits.append(flight)
+                own.awaits.append(flight.mark)
             flight._waiters.append(waiter)
             return None
 
     def leave(self, flight: Flight, waiter: Waiter) -> None:
         """Stop waiting: woken, or cancelled. A lead that was handed over in the same breath is kept by the caller."""
-        with self._lock:
-            for own in _led.get():
-                if flight in own.awaits:
-                    own.awaits.remove(flight)
+        led = _led.get()
+        with _graph if led else _NO_LOCK, self._lock:
+            for own in led:
+                if flight.mark in own.awaits:
+                    own.awaits.remove(flight.mark)
             if waiter.signal is None:
                 flight._waiters.remove(waiter)
 
-    def settle(self, flight: Flight, outcome: Outcome, *, overtaken: bool = False) -> None:
-        """End the flight and wake everyone. Does nothing to a flight that has ended."""
-        signal = Signal.OVERTAKEN if overtaken else Signal.SETTLED
+    def settle(self, flight: Flight, outcome: Outcome, signal: Signal = Signal.SETTLED) -> None:
+        """End the flight and wake everyone with ``signal``. Does nothing to a flight that has ended."""
         with self._lock:
             if flight.ended is not None:
                 return
@@ -180,10 +223,13 @@ class Flights:
             del self._table[flight.key]
 
 
-def _depends_on(flight: Flight, led: tuple[Flight, ...]) -> bool:
-    """Whether ``flight`` is one of ``led``, or waits for one of them through any chain of loads."""
+_NO_LOCK = nullcontext()
+
+
+def _depends_on(mark: Mark, led: tuple[Mark, ...]) -> bool:
+    """Whether ``mark`` is one of ``led``, or waits for one of them through any chain of loads."""
     seen: set[int] = set()
-    queue = [flight]
+    queue = [mark]
     while queue:
         current = queue.pop()
         if current in led:

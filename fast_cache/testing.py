@@ -182,8 +182,7 @@ class Store:
         address = address_of(key) if store.local else key
 
         async def joined() -> bool:
-            flight = store.flights._table.get(address)
-            return flight is not None and len(flight._waiters) >= followers
+            return store.flights.waiting(address) >= followers
 
         await self._flavour.until(joined, f"{followers} callers wait for a load that is under way")
 

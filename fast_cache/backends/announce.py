@@ -1,8 +1,8 @@
 """Hooks round the methods of a backend class, so that the engine learns what users do to the store directly.
 
-A ``set``, ``delete`` or ``clear`` is announced before it acts, which fences off the loads in flight; a ``get`` or
-``has`` is asked to overlook a key whose fenced-off write is still being undone. Classes with an engine store of their
-own are left alone: they do the same within their own steps.
+A ``set``, ``delete`` or ``clear`` is announced before it acts and again after, which fences off the loads in flight
+and those that began meanwhile. A ``get`` or ``has`` is asked to overlook a key whose fenced-off write is still being
+undone. Classes with an engine store of their own are left alone: they do the same within their own steps.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ _BEFORE.update({f"a{name}": before for name, before in list(_BEFORE.items())})
 def _hooked(method: Callable[..., Any], before: Callable[..., Any]) -> Callable[..., Any]:
     """Run ``before``; a one-tuple from it is the answer, and the method is not called."""
 
+    changes = before in (_before_change, _before_clear)
+
     def announce(self: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return before(self.engine_store(), *args, **kwargs)
 
@@ -71,13 +73,25 @@ def _hooked(method: Callable[..., Any], before: Callable[..., Any]) -> Callable[
         @functools.wraps(method)
         async def suspending(self: Any, *args: Any, **kwargs: Any) -> Any:
             answer = announce(self, args, kwargs)
-            return await method(self, *args, **kwargs) if answer is None else answer[0]
+            if answer is not None:
+                return answer[0]
+            try:
+                return await method(self, *args, **kwargs)
+            finally:
+                if changes:
+                    announce(self, args, kwargs)
 
         return suspending
 
     @functools.wraps(method)
     def blocking(self: Any, *args: Any, **kwargs: Any) -> Any:
         answer = announce(self, args, kwargs)
-        return method(self, *args, **kwargs) if answer is None else answer[0]
+        if answer is not None:
+            return answer[0]
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            if changes:
+                announce(self, args, kwargs)
 
     return blocking

@@ -15,14 +15,13 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from fast_cache.backends.base import CacheBackend
-from fast_cache.backends.eviction import S3FIFO
+from fast_cache.backends.eviction import S3FIFO, Cause
 from fast_cache.backends.keyspace import check_key, check_namespace
 from fast_cache.backends.store import NO_SHELF, Address, CodecSource, Store
 from fast_cache.durations import Duration, optional_seconds
-from fast_cache.entry import MAX_VISITS, MISSING, NEVER, Shelf
+from fast_cache.entry import MAX_VISITS, MISSING, NEVER, Entry, Shelf
 from fast_cache.errors import ConfigurationError, EncodeError, InvalidTypeError
 from fast_cache.keys import Slot, address_of
-from fast_cache.outcome import Outcome
 from fast_cache.ports import Port
 from fast_cache.single_flight import Flight
 from fast_cache.stats import Stats
@@ -144,8 +143,11 @@ class MemoryStore(Store):
         weigher: Weigher | None = None,
     ) -> None:
         super().__init__("InMemoryBackend")
-        self._lock = threading.Lock()
-        self.held = S3FIFO(max_size, max_weight=max_weight)
+        self._lock = threading.RLock()
+        self._changing = False
+        self._deferred: list[Callable[[], Any]] = []
+        self._dropped: list[Any] = []
+        self.held = S3FIFO(max_size, max_weight=max_weight, on_evict=self._drop)
         self._duplicate = duplicate
         self._weigher = weigher
         self.shares = duplicate is None
@@ -170,7 +172,12 @@ class MemoryStore(Store):
             return MISSING
         if entry.visits < MAX_VISITS:
             entry.visits += 1
-        return value if self._duplicate is None else self._duplicate(value)
+        if self._duplicate is None:
+            return value
+        try:
+            return self._duplicate(value)
+        except Exception:
+            return MISSING  # it could be copied when it was stored
 
     def put(self, key: Address, value: Any, expire: float | None, flight: Flight | None = None) -> bool:
         """Store ``value``; as the result of ``flight`` only if it was not fenced off, else fencing off any other.
@@ -187,23 +194,39 @@ class MemoryStore(Store):
             raise
         expires = NEVER if expire is None else monotonic() + expire
         shelf, name = self._place(key)
-        with self._lock:
+
+        def put() -> bool:
             if flight is None:
                 self.flights.invalidate(key)
             elif flight.moved:
                 return False
             self.held.put(shelf, name, value, expires, weight)
-        return True
+            return True
+
+        return self._change(put, meanwhile=True)
 
     def remove(self, key: Address) -> bool:
         shelf, name = self._place(key)
-        with self._lock:
+
+        def remove() -> bool:
             self.flights.invalidate(key)
             return self.held.remove(shelf, name)
 
+        return self._change(remove, meanwhile=False)
+
     def clear(self) -> None:
-        with self._lock:
+        def clear() -> bool:
             self.flights.invalidate_all()
+            self.held.clear()
+            return True
+
+        self._change(clear, meanwhile=True)
+
+    def after_fork(self) -> None:
+        super().after_fork()
+        interrupted, self._changing = self._changing, False
+        self._lock = threading.RLock()
+        if interrupted:  # by the fork, in a thread that the child does not have: its entries can't be relied on
             self.held.clear()
 
     def evictions(self) -> dict[str, int]:
@@ -216,10 +239,15 @@ class MemoryStore(Store):
     def weight(self) -> float:
         return self.held.weight
 
-    def shared_out(self, outcome: Outcome) -> Outcome:
-        if self._duplicate is None or outcome.error is not None:
-            return outcome
-        return Outcome(self._duplicate(outcome.value))
+    def copier(self, value: Any, codec: CodecSource) -> Callable[[], Any] | None:
+        duplicate = self._duplicate
+        if duplicate is None:
+            return None
+        try:
+            snapshot = duplicate(value)  # now: the leader may change its own before a follower wakes
+        except Exception:
+            return None
+        return lambda: duplicate(snapshot)
 
     async def read(self, port: Port, key: Address, codec: CodecSource) -> Any:
         return self.look(key)
@@ -234,6 +262,30 @@ class MemoryStore(Store):
 
     async def delete(self, port: Port, key: Address) -> bool:
         return self.remove(key)
+
+    def _change(self, change: Callable[[], bool], *, meanwhile: bool) -> bool:
+        """Make a change alone, and let go of what it dropped when the lock is free again.
+
+        What is dropped, and what the garbage collector finds in here, may run a ``__del__`` that changes the cache. It
+        would meet the entries half changed: its own change waits until this one is done, and is told ``meanwhile``.
+        """
+        with self._lock:
+            if self._changing:
+                self._deferred.append(change)
+                return meanwhile
+            self._changing = True
+            try:
+                result = change()
+                while self._deferred:
+                    self._deferred.pop()()
+            finally:
+                self._changing = False
+                dropped, self._dropped = self._dropped, []
+        del dropped
+        return result
+
+    def _drop(self, entry: Entry, cause: Cause) -> None:
+        self._dropped.append(entry.value)
 
     def _place(self, key: Address) -> tuple[Shelf, Hashable]:
         """The shelf of an address, and the key on it."""

@@ -7,14 +7,15 @@ raise :class:`~fast_cache.errors.BackendError` and nothing else but :class:`~fas
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Final, Protocol
 from weakref import WeakSet
 
 from fast_cache.entry import MISSING, Shelf
+from fast_cache.errors import EncodeError
 from fast_cache.once import Health
-from fast_cache.outcome import Outcome
 from fast_cache.ports import Port
 from fast_cache.serializers import Codec
 from fast_cache.single_flight import Flight, Flights
@@ -58,6 +59,11 @@ class Store(ABC):
         self.direct = FunctionStats()
         self._bindings: WeakSet[Tallied] = WeakSet()
         self._past = Tally()
+        _stores.add(self)
+
+    def after_fork(self) -> None:
+        """In a forked child: let go of what threads of the parent were doing."""
+        self.flights.forget()
 
     def shelf(self, prefix: str) -> Shelf:
         """The entries of one function by their slots, for a look without I/O."""
@@ -93,9 +99,21 @@ class Store(ABC):
         """The sum of their weights."""
         return 0
 
-    def shared_out(self, outcome: Outcome) -> Outcome:
-        """The outcome of a load as one of its followers gets it."""
-        return outcome
+    def copier(self, value: Any, codec: CodecSource) -> Callable[[], Any] | None:
+        """What makes ``value`` anew for each follower of its load, so that none sees what another does to it.
+
+        Whoever reads bytes gets an object of its own; those who share a load are to be no worse off.
+        """
+        try:
+            maker = codec()
+            data = maker.encode(value)
+        except EncodeError:
+            return None
+        return lambda: maker.decode(data)
+
+    async def stands(self, port: Port, key: Address, ticket: object) -> bool:
+        """Whether nothing that ``ticket`` notes has moved."""
+        return True
 
     @abstractmethod
     async def read(self, port: Port, key: Address, codec: CodecSource) -> Any:
@@ -118,3 +136,15 @@ class Store(ABC):
     @abstractmethod
     async def delete(self, port: Port, key: Address) -> bool:
         """Remove ``key`` and fence off its loads; True if a value was removed."""
+
+
+_stores: WeakSet[Store] = WeakSet()
+
+
+def _after_fork() -> None:
+    for store in list(_stores):
+        store.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)

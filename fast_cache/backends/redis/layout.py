@@ -79,6 +79,10 @@ class Layout:
         """Replace whatever lies under the name of the generation: clearing, as it happens."""
         return self.clear(new)
 
+    def stands(self, key: str) -> list[Command]:
+        """Replies: the fence, the generation."""
+        return [("GET", self.fence_key(key)), ("GET", self._generation)]
+
     def write(self, key: str, fence: bytes, data: bytes, lifetime_ms: int) -> list[Command]:
         """Replies: 1 if stored, 0 if fenced off; the generation, which in a cluster no script could compare."""
         names = (self.fence_key(key), self.value_key(key))

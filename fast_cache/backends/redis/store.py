@@ -92,6 +92,10 @@ class RedisStore(Store):
             self._breaker.owe(key)
             raise
 
+    async def stands(self, port: Port, key: str, ticket: object) -> bool:
+        assert isinstance(ticket, Ticket)
+        return tuple(await self._link.exchange(port, self._layout.stands(key))) == (ticket.fence, ticket.generation)
+
     async def delete(self, port: Port, key: str) -> bool:
         self.flights.invalidate(key)
         (_, removed) = await self._invalidate(port, key, self._layout.delete(key))
