@@ -1,15 +1,16 @@
 """The coverage rule: can what an endpoint depends on reach it past its key?
 
 A dependency graph is walked from the function down. Whatever in it reads the request must lie beneath a parameter
-whose value is in the key, or beneath one that the author answers for. All else is a reason not to cache, in words
-that say what to write. Relies on the graph being the effective one; does no I/O and calls nothing of the user's.
+whose value is in the key and tells visitors apart, or beneath one that the author answers for. All else is a reason
+not to cache, in words that say what to write. Relies on the graph being the effective one; does no I/O and calls
+nothing of the user's.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +20,7 @@ from fastapi.openapi.models import APIKey, APIKeyIn, SecuritySchemeType
 from fastapi.security.base import SecurityBase
 
 from fast_cache.http.endpoint import REQUEST_PARAMETER
+from fast_cache.keys.parameters import hints_of, tells_nothing
 from fast_cache.keys.roles import Role
 
 Overrides = Mapping[Callable[..., Any], Callable[..., Any]]
@@ -77,6 +79,8 @@ class Node(NamedTuple):
     """Equal for two dependencies where FastAPI solves them once and uses the result twice."""
     scopes: frozenset[str] = frozenset()
     """The OAuth2 scopes it is solved for, its dependents' among them."""
+    replaced: bool = False
+    """Whether it stands in ``dependency_overrides`` for another."""
 
 
 class Read(NamedTuple):
@@ -108,14 +112,16 @@ def assess(node: Node, terms: Terms, overrides: Overrides) -> Verdict:
     root = node.dependant
     owner = name_of(root.call)
     children = list(below(node, overrides))
-    known = _known(root, children, terms, overrides)
+    telling = _telling(root, children, terms)
+    known = _known(root, telling.values(), terms, overrides)
     reasons = list(_own_reasons(root, terms, owner))
+    reasons.extend(reason for child in children for reason in _left_out_reasons(child, terms, owner, overrides, known))
     authorization = terms.shared or any(
         _is_authorization(kind, parameter) for kind, parameter in _fields(root) if terms.covered(parameter.name)
     )
     for child in children:
         parameter = child.dependant.name
-        if parameter is None:
+        if parameter is None or (terms.in_key(parameter) and parameter not in telling):
             if not (terms.shared or child.identity in known.beneath):
                 reasons.extend(_guards_reason(read, child, owner) for read in reads(child, overrides, known))
         elif terms.covered(parameter):
@@ -136,15 +142,20 @@ def below(node: Node, overrides: Overrides) -> Iterator[Node]:
         scopes = node.scopes | _scopes(sub)
         identity = (sub.call, scopes, getattr(sub, "scope", None)) if sub.use_cache else object()
         replacement = overrides.get(sub.call, sub.call)
-        if replacement is not sub.call:
+        replaced = replacement is not sub.call
+        if replaced:
             sub = get_dependant(path=sub.path or "", call=replacement, name=sub.name)
-        yield Node(sub, identity, scopes)
+        yield Node(sub, identity, scopes, replaced)
 
 
 def descend(node: Node, overrides: Overrides) -> Iterator[Node]:
     """All dependencies beneath ``node``, each one once."""
-    seen: set[Hashable] = set()
-    waiting = list(below(node, overrides))
+    return _walk(below(node, overrides), overrides, set())
+
+
+def _walk(nodes: Iterable[Node], overrides: Overrides, seen: set[Hashable]) -> Iterator[Node]:
+    """``nodes`` and all dependencies beneath them, each one once, save what was ``seen`` and what only that uses."""
+    waiting = list(nodes)
     while waiting:
         node = waiting.pop()
         if node.identity not in seen:
@@ -207,8 +218,19 @@ def name_of(call: Any) -> str:
     return getattr(bare, "__name__", type(bare).__name__)
 
 
-def _known(root: Dependant, children: list[Node], terms: Terms, overrides: Overrides) -> _Known:
-    keyed = [node for node in children if terms.in_key(node.dependant.name)]
+def _telling(root: Dependant, children: list[Node], terms: Terms) -> dict[str, Node]:
+    """By parameter, the dependencies whose results are in the key and tell visitors apart. The others are guards."""
+    hints = hints_of(root.call) if root.call is not None else {}
+    return {
+        name: child
+        for child in children
+        if (name := child.dependant.name) is not None
+        and terms.in_key(name)
+        and not (child.dependant.call and tells_nothing(hints.get(name), child.dependant.call))
+    }
+
+
+def _known(root: Dependant, keyed: Collection[Node], terms: Terms, overrides: Overrides) -> _Known:
     results = {node.identity for node in keyed}
     return _Known(
         fields={(kind, _alias(p)): p for kind, p in _fields(root) if terms.in_key(p.name)},
@@ -231,6 +253,35 @@ def _own_reasons(root: Dependant, terms: Terms, owner: str) -> Iterator[str]:
                 f"depends on as parameters of their own, annotate {name} as Annotated[Request, NotKeyed] if the result "
                 "does not depend on it, or pass key_builder="
             )
+    response = root.response_param_name
+    if response is not None and terms.roles.get(response) is not Role.NOT_KEYED:
+        yield _response_reason(response, owner)
+
+
+def _left_out_reasons(child: Node, terms: Terms, owner: str, overrides: Overrides, known: _Known) -> Iterator[str]:
+    """Why the result of a dependency must not be left out of the key though it reads nothing of the request."""
+    name = child.dependant.name
+    role = terms.roles.get(name or "")
+    if name is None or role in _IN_KEY or role in _AUTHORS_WORD:
+        return
+    beneath = list(_walk([child], overrides, set(known.results)))
+    if role is Role.PER_REQUEST and any(node.dependant.response_param_name for node in beneath):
+        yield _response_reason(name, owner)
+    for node in beneath:
+        if node.replaced:
+            yield (
+                f"dependency_overrides puts {name_of(node.dependant.call)} beneath {name} of {owner}, which is left "
+                "out of its key, and another application may put something else there; annotate "
+                f"{name} as Annotated[..., NotKeyed] if the result is the same whatever stands there"
+            )
+
+
+def _response_reason(name: str, owner: str) -> str:
+    return (
+        f"{owner} takes the Response, whose status and headers a cached value can't replay; cache a function beneath "
+        f"{owner} that does not take it, or annotate {name} as Annotated[Response, NotKeyed] if {owner} sets nothing "
+        "on it that matters"
+    )
 
 
 def _dependencys_reason(read: Read, parameter: str, owner: str) -> str:
@@ -243,11 +294,14 @@ def _dependencys_reason(read: Read, parameter: str, owner: str) -> str:
 
 
 def _guards_reason(read: Read, guard: Node, owner: str) -> str:
-    name = name_of(guard.dependant.call)
+    name, parameter = name_of(guard.dependant.call), guard.dependant.name
     through = "" if read.reader == name else f" (through {read.reader})"
+    out = f"take what {name} returns as a parameter of {owner}"
+    if parameter is not None:
+        out = f"let {name} return what the result depends on, because {parameter} tells no two visitors apart"
     return (
         f"guard {name} {read.what}{through}, which no keyed parameter of {owner} covers; pass shared=True if the "
-        f"answer is the same for everyone whom the guards let in, or take what {name} returns as a parameter of {owner}"
+        f"answer is the same for everyone whom the guards let in, or {out}"
     )
 
 

@@ -7,16 +7,19 @@ function. Relies on FastAPI reading ``inspect.signature(call).parameters`` and c
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import FrameType, FunctionType, MappingProxyType
 from typing import Annotated, Any, Final, get_args, get_origin
 
 from fastapi import Depends
 from fastapi.dependencies.utils import get_typed_annotation
 from starlette.requests import HTTPConnection, Request
 from starlette.websockets import WebSocket
+
+from fast_cache.errors import ConfigurationError
 
 REQUEST_PARAMETER: Final = "fast_cache_request__"
 """The keyword by which FastAPI hands a decorated function its request. ``None`` or absent: called as a function.
@@ -74,11 +77,16 @@ class EndpointSignature(inspect.Signature):
 
     @property
     def parameters(self) -> MappingProxyType[str, inspect.Parameter]:
-        """The function's parameters, in order; read by FastAPI, with :data:`REQUEST_PARAMETER` among them."""
+        """The function's parameters, in order; read by FastAPI, with :data:`REQUEST_PARAMETER` among them.
+
+        Raises:
+            ConfigurationError: FastAPI reads it for a decorator that would not pass that parameter on.
+        """
         own = super().parameters
-        reader: str = sys._getframe(1).f_globals.get("__name__", "")
-        if not (reader == "fastapi" or reader.startswith("fastapi.")):
+        frame = sys._getframe(1)
+        if not _is_fastapis(frame):
             return own
+        _check_passes_on(_call_read_for(frame))
         named = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         rest = [p for p in own.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
         return MappingProxyType({p.name: p for p in [*named, _hidden(own.values(), self._globals), *rest]})
@@ -90,6 +98,57 @@ class EndpointSignature(inspect.Signature):
         return copy
 
     __replace__ = replace  # what copy.replace() calls from Python 3.13 on
+
+
+def _is_fastapis(frame: FrameType) -> bool:
+    name: str = frame.f_globals.get("__name__", "")
+    return name == "fastapi" or name.startswith("fastapi.")
+
+
+def _call_read_for(frame: FrameType | None) -> Any:
+    """What FastAPI will call, which its functions that read signatures name ``call``; ``None`` if there is none."""
+    while frame is not None and _is_fastapis(frame):
+        if "call" in frame.f_locals:
+            return frame.f_locals["call"]
+        frame = frame.f_back
+    return None
+
+
+def _check_passes_on(call: Any) -> None:
+    """Raise if a decorator around the cached function has no room for the parameter that tells it its request.
+
+    It has the signature of what it wraps, so FastAPI would pass the parameter and every request would fail; without
+    the parameter the call would look like one of a plain function, and be answered whoever asks.
+    """
+    for layer in _layers(call):
+        code = layer.__code__
+        named = code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount]
+        if REQUEST_PARAMETER in named:
+            return
+        if not code.co_flags & inspect.CO_VARKEYWORDS:
+            raise ConfigurationError(
+                f"{layer.__module__}.{code.co_qualname} is wrapped around a cached function and takes only parameters "
+                "of its own, so the cache can't learn for which request it is called; let it take *args and **kwargs "
+                "and pass them on, or put @cache.cached above it"
+            )
+
+
+def _layers(call: Any) -> Iterator[FunctionType]:
+    """The Python functions through which a call goes, from the outermost to one that is known by no ``__wrapped__``."""
+    while call is not None:
+        if isinstance(call, functools.partial):
+            call = call.func
+        elif inspect.ismethod(call):
+            call = call.__func__
+        elif isinstance(call, FunctionType):
+            yield call
+            call = getattr(call, "__wrapped__", None)
+        elif isinstance(method := inspect.getattr_static(type(call), "__call__", None), FunctionType):
+            # What such an object calls it knows by itself: a cached method is one, with its function as __wrapped__.
+            yield method
+            return
+        else:
+            call = getattr(call, "__wrapped__", None)
 
 
 def _hidden(own: Iterable[inspect.Parameter], globalns: Mapping[str, Any]) -> inspect.Parameter:

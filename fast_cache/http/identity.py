@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -74,7 +74,7 @@ class Planner:
     """
 
     def __init__(self) -> None:
-        self._plans: dict[tuple[int, int, int], _Plan] = {}
+        self._plans: dict[Hashable, _Plan] = {}
 
     def verdict(
         self,
@@ -85,10 +85,11 @@ class Planner:
         shared: bool = False,
         author_keyed: bool = False,
     ) -> Verdict:
-        """Like :func:`verdict`; for one ``function`` the other arguments must always be the same."""
+        """Like :func:`verdict`. Two wrappers of one function, on other terms, have verdicts of their own."""
         scope = request.scope
         app, route = scope.get("app"), scope.get("route")
-        plan = self._plans.get((id(app), id(route), id(function)))
+        key = (id(app), id(route), id(function), shared, author_keyed, tuple(roles.items()))
+        plan = self._plans.get(key)
         if plan is not None and plan.concerns(app, route, function):
             pages = plan.pages(getattr(app, "dependency_overrides", None))
             found = _at(pages, route_path(scope))
@@ -97,12 +98,12 @@ class Planner:
         overrides = dict(getattr(app, "dependency_overrides", None) or {})  # as they are before they are read
         examined = _examine(scope, function, Terms(roles, shared, author_keyed))
         if examined.lasting:
-            plans, key = self._plans, (id(app), id(route), id(function))
+            plans = self._plans
             plans[key] = _Plan(app, route, function, examined.pages, overrides, forget=lambda _: plans.pop(key, None))
         return examined.here(scope)
 
     def __len__(self) -> int:
-        """How many verdicts are remembered, by application, route and function."""
+        """How many verdicts are remembered, by application, route, function and terms."""
         return len(self._plans)
 
 

@@ -1,7 +1,8 @@
 """The encoder of one parameter: what its role makes of a value.
 
 It is called for values that are not leaves (those are encoded without it), names the parameter in every error, and
-recognises by its class a value that the annotation did not announce: a session in an unannotated parameter.
+recognises by its class a value that the annotation did not announce: a session in an unannotated parameter. A session
+that was made of a visitor's identity has no encoding where nobody has made sure that the key covers that identity.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ _OWNER_ADVICE: Final = (
     "give the class a __cache_key__(), annotate {name}: Annotated[Self, NotKeyed] if the result does not depend on the "
     "instance, or pass key_builder="
 )
+_VISITORS_ADVICE: Final = (
+    "a dependency makes it of who asks, which a call as a plain function has in no key; take what the result depends "
+    "on as parameters of their own and annotate {name}: Annotated[..., NotKeyed], or pass key_builder="
+)
 _REQUEST_ADVICE: Final = (
     "take what the result depends on as parameters of their own, annotate it Annotated[Request, NotKeyed] if the "
     "result does not depend on who asks, or pass key_builder="
@@ -36,7 +41,7 @@ def parameter_encoder(name: str, role: Role, *, is_owner: bool, handles_by_value
         role: ``KEYED``, ``HASHED`` or ``REQUEST``: what is left out is never encoded.
         is_owner: whether it is the instance or class that a method is bound to.
         handles_by_value: whether a handle, or what the framework makes for a request, is left out or refused where
-            the annotation did not announce it.
+            the annotation did not announce it. ``False`` also says that handles made of identity were judged already.
     """
     if role is Role.HASHED:
         return lambda value: encode_hashed(value, name)
@@ -49,7 +54,9 @@ def parameter_encoder(name: str, role: Role, *, is_owner: bool, handles_by_value
             return encode(value, name, advice=advice)
 
         return encode_owner
-    ignored = (Role.HANDLE, Role.PER_REQUEST) if handles_by_value else ()
+    ignored: tuple[Role, ...] = (Role.HANDLE, Role.PER_REQUEST) if handles_by_value else ()
+    if role is Role.REQUEST:
+        ignored = () if handles_by_value else (Role.HANDLE,)
 
     def encode_argument(value: Any) -> str:
         cls = type(value)
@@ -58,6 +65,8 @@ def parameter_encoder(name: str, role: Role, *, is_owner: bool, handles_by_value
         found = role_of_class(cls)
         if found in ignored:
             return LEFT_OUT
+        if role is Role.REQUEST and found is Role.HANDLE:
+            raise UnkeyableError(f"{name}: {_VISITORS_ADVICE.format(name=name)}", path=name)
         return encode(value, name, advice=_REQUEST_ADVICE if found is Role.REQUEST else ADVICE)
 
     return encode_argument

@@ -44,7 +44,8 @@ class Role(enum.Enum):
     PER_REQUEST = "left out as made for each request"
     """Left out, because the framework makes it for this request: ``Response``, ``BackgroundTasks``."""
     REQUEST = "a request"
-    """In the way: a request carries an identity. A call with one has no key."""
+    """In the way: a request, or a handle that a dependency makes of one, carries a visitor's identity. A call with one
+    has no key, unless the coverage rule found all that the handle was made of in the key."""
 
 
 _REQUESTS: Final = frozenset({("starlette", "HTTPConnection")})  # what Request and WebSocket derive from

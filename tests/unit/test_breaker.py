@@ -125,13 +125,41 @@ def test_what_is_owed_travels_with_the_probe() -> None:
     assert not after.owed
 
 
-def test_owing_opens_a_closed_breaker_for_an_immediate_probe() -> None:
+def test_owing_closes_nobody_out_and_travels_with_every_exchange_until_one_is_answered() -> None:
     breaker = Breaker(Clock())
     breaker.owe("a")
-    probe = breaker.admit()
-    assert probe is not None
-    assert probe.probe
-    assert probe.owed.keys == ("a",)
+    together = [breaker.admit() for _ in range(3)]
+    for admission in together:
+        assert admission is not None
+        assert not admission.probe
+        assert admission.owed.keys == ("a",)
+    assert together[1] is not None
+    together[1].succeeded()
+    after = breaker.admit()
+    assert after is not None
+    assert not after.owed
+
+
+def test_a_probe_that_never_comes_back_makes_way_for_another() -> None:
+    clock = Clock()
+    breaker = Breaker(clock, probe_within=3)
+    first = breaker.admit()
+    assert first is not None
+    first.failed()
+    clock.now += 0.1
+    lost = breaker.admit()
+    assert lost is not None
+    clock.now += 2.9
+    assert breaker.admit() is None
+    clock.now += 0.1
+    another = breaker.admit()
+    assert another is not None
+    assert another.probe
+    lost.abandoned()  # it ends after all: that is no leave for a third
+    lost.failed()
+    assert breaker.admit() is None
+    another.succeeded()
+    assert not breaker.is_open
 
 
 def test_what_came_to_be_owed_during_the_probe_is_delivered_next() -> None:
@@ -146,7 +174,7 @@ def test_what_came_to_be_owed_during_the_probe_is_delivered_next() -> None:
     probe.succeeded()
     following = breaker.admit()
     assert following is not None
-    assert following.probe
+    assert not following.probe
     assert sorted(following.owed.keys) == ["a", "b"]
 
 

@@ -1,5 +1,7 @@
 """What a graph may read, and what must cover it."""
 
+import functools
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import pytest
@@ -58,7 +60,6 @@ def test_an_endpoint_of_keyed_parameters_is_cacheable(watched: Watched) -> None:
     def create(
         shop: str,
         item: Annotated[Item, Body()],
-        response: Response,
         tasks: BackgroundTasks,
         q: str = "",
         x_tenant: Annotated[str, Header()] = "",
@@ -67,7 +68,7 @@ def test_an_endpoint_of_keyed_parameters_is_cacheable(watched: Watched) -> None:
         return shop
 
     app = FastAPI()
-    app.post("/{shop}")(watched(create, response=Role.PER_REQUEST, tasks=Role.PER_REQUEST, visit=Role.HASHED))
+    app.post("/{shop}")(watched(create, tasks=Role.PER_REQUEST, visit=Role.HASHED))
     assert watched.of(app, "/s", method="POST", json={"name": "pen"}) == COVERED
 
 
@@ -105,6 +106,33 @@ def test_the_endpoints_own_request_is_a_reason(watched: Watched, kind: type) -> 
         "parameters of their own, annotate request as Annotated[Request, NotKeyed] if the result does not depend on "
         "it, or pass key_builder="
     )
+
+
+@pytest.mark.parametrize("role", [Role.PER_REQUEST, Role.BUILT, Role.OMITTED])
+@pytest.mark.parametrize("terms", [{}, {"shared": True}, {"author_keyed": True}])
+def test_the_endpoints_own_response_is_a_reason(watched: Watched, role: Role, terms: dict[str, Any]) -> None:
+    def read(response: Response) -> str:
+        return "read"
+
+    app = FastAPI()
+    app.get("/")(watched(read, **terms, response=role))
+    assert reason(watched.of(app)) == (
+        "read takes the Response, whose status and headers a cached value can't replay; cache a function beneath read "
+        "that does not take it, or annotate response as Annotated[Response, NotKeyed] if read sets nothing on it that "
+        "matters"
+    )
+
+
+def test_a_response_is_no_reason_by_the_authors_word_or_in_a_dependency(watched: Watched) -> None:
+    def stamp(response: Response) -> str:
+        return "stamp"
+
+    def read(response: Response, stamp: Annotated[str, Depends(stamp)]) -> str:
+        return "read"
+
+    app = FastAPI(dependencies=[Depends(stamp)])
+    app.get("/")(watched(read, response=Role.NOT_KEYED))
+    assert watched.of(app) == COVERED
 
 
 def test_shared_does_not_cover_the_endpoints_own_request(watched: Watched) -> None:
@@ -243,6 +271,76 @@ def test_a_result_that_is_not_shared_covers_nothing_else(watched: Watched) -> No
     app = FastAPI()
     app.get("/")(watched(read, session=Role.HANDLE))
     assert "get_tenant reads header x-tenant" in reason(watched.of(app))
+
+
+def require(x_tenant: Annotated[str, Header()] = "") -> None: ...
+
+
+def is_known(x_tenant: Annotated[str, Header()] = "") -> bool:
+    return x_tenant == "known"
+
+
+def bind(x_tenant: Annotated[str, Header()] = "") -> Iterator[None]:
+    yield
+
+
+def ask(x_tenant=Header("")):  # type: ignore[no-untyped-def]  # noqa: B008
+    return x_tenant
+
+
+def find(x_tenant=Header("")):  # type: ignore[no-untyped-def]  # noqa: B008
+    return x_tenant if x_tenant else None
+
+
+def find_typed(x_tenant: Annotated[str, Header()] = "") -> str | None:
+    return x_tenant or None
+
+
+class Checked:
+    def __init__(self, x_tenant: Annotated[str, Header()] = "") -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("parameter", "covers"),
+    [
+        (Annotated[Any, Depends(require)], False),
+        (Annotated[str, Depends(is_known)], False),
+        (Annotated[Any, Depends(bind)], False),
+        (Annotated[Any, Depends(functools.partial(require))], False),
+        (Annotated[None, Depends(get_tenant)], False),
+        (Annotated[bool, Depends(get_tenant)], False),
+        (Annotated[Any, Depends(get_tenant)], True),
+        (Annotated[Any, Depends(ask)], True),
+        (Annotated[Any, Depends(find)], True),
+        (Annotated[Any, Depends(find_typed)], True),
+        (Annotated[str | None, Depends(find_typed)], True),
+        (Annotated[Checked, Depends()], True),
+    ],
+)
+def test_only_a_result_that_tells_visitors_apart_covers(watched: Watched, parameter: Any, covers: bool) -> None:
+    def read(it: parameter = None) -> str:
+        return "read"
+
+    app = FastAPI()
+    app.get("/")(watched(read))
+    app.get("/shared")(watched(read, shared=True))
+    app.get("/authors")(watched(read, it=Role.NOT_KEYED))
+    assert watched.of(app).cacheable is covers
+    assert watched.of(app, "/shared").cacheable
+    assert watched.of(app, "/authors").cacheable
+
+
+def test_why_a_result_that_tells_nothing_does_not_cover(watched: Watched) -> None:
+    def read(it: Annotated[None, Depends(require)]) -> str:
+        return "read"
+
+    app = FastAPI()
+    app.get("/")(watched(read))
+    assert reason(watched.of(app)) == (
+        "guard require reads header x-tenant, which no keyed parameter of read covers; pass shared=True if the answer "
+        "is the same for everyone whom the guards let in, or let require return what the result depends on, because "
+        "it tells no two visitors apart"
+    )
 
 
 def test_every_uncovered_source_is_named(watched: Watched) -> None:

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
+from fast_cache.errors import ConfigurationError
 from fast_cache.http.endpoint import REQUEST_PARAMETER, EndpointSignature
 
 LAZY = hasattr(routing, "iter_route_contexts")
@@ -121,6 +122,34 @@ def test_it_stands_where_a_signature_allows_it() -> None:
     read = as_fastapi_reads(EndpointSignature.of(_mixed))
     assert list(read) == ["a", "b", "args", "c", REQUEST_PARAMETER, "kwargs"]
     inspect.Signature(list(read.values()))  # raises for a wrong order
+
+
+def _takes_its_own(fn: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(fn)
+    def wrapper(a: int, b: str = "b") -> Any:
+        return fn(a, b)
+
+    return wrapper
+
+
+def test_a_decorator_with_no_room_for_it_is_refused_where_fastapi_reads_it() -> None:
+    covered = _takes_its_own(observed(_plain))
+    assert list(inspect.signature(covered).parameters) == ["a", "b"]
+    with pytest.raises(ConfigurationError) as caught:
+        FastAPI().get("/{a}")(covered)
+    assert str(caught.value) == (
+        f"{__name__}._takes_its_own.<locals>.wrapper is wrapped around a cached function and takes only parameters of "
+        "its own, so the cache can't learn for which request it is called; let it take *args and **kwargs and pass "
+        "them on, or put @cache.cached above it"
+    )
+
+
+def test_a_c_function_around_it_passes_it_on() -> None:
+    seen: list[Any] = []
+    app = FastAPI()
+    app.get("/{a}")(functools.lru_cache(observed(_plain, seen)))
+    assert TestClient(app).get("/1").json() == "1b"
+    assert isinstance(seen[0], Request)
 
 
 def test_copies_keep_the_class_and_the_secret() -> None:

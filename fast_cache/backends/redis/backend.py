@@ -30,15 +30,19 @@ class RedisBackend(CacheBackend):
 
     Args:
         redis_url: ``redis://``, ``rediss://`` or ``unix://``; or a client of yours, ``redis.Redis`` or
-            ``redis.asyncio.Redis``: its connections are used and stay yours to close.
+            ``redis.asyncio.Redis``: where and as whom it connects is taken over. Its pool is not used, since that may
+            wait and retry for long; connections are ours, and ``timeout`` holds for them.
         namespace: the first part of every key. :meth:`clear` touches nothing outside it.
         pool_size: connections kept open per event loop, and for all threads together.
-        max_connections: how many may be open at once; whoever needs one more waits, up to ``timeout``.
-        client, async_client: your clients, where both flavours are to be yours. A missing flavour is made alike.
-        timeout: how long the server may be silent, and a free connection may take (seconds or another duration).
+        max_connections: how many may be open at once; whoever needs one more waits as long as others get answers.
+        client, async_client: your clients, where both flavours are to be yours. A missing flavour is made alike,
+            except from a client with connections of its own kind, such as Sentinel's: then give both.
+        timeout: how long the server may be silent (seconds or another duration).
         connect_timeout: how long connecting may take.
         max_load_time: a load that takes longer than this is not stored: its fence is gone by then.
         max_expire: the longest lifetime of anything in Redis, also of entries without expiry.
+        max_value_size: the largest entry that is sent, in bytes; what is larger can't be stored. Keep it below the
+            server's ``proto-max-bulk-len`` (512 MB), which ends the connection of whoever sends more.
 
     Raises:
         ConfigurationError: a malformed URL, an unknown option, a number that can't be; nothing is connected yet.
@@ -57,26 +61,30 @@ class RedisBackend(CacheBackend):
         connect_timeout: Duration = 1.0,
         max_load_time: Duration = "10m",
         max_expire: Duration = "30d",
+        max_value_size: int = 64 * 2**20,
     ) -> None:
         self.namespace = check_namespace(namespace)
         _check_count(pool_size, "pool_size")
         _check_count(max_connections, "max_connections")
+        _check_count(max_value_size, "max_value_size")
         clients = [given for given in (client, async_client) if given is not None]
         if redis_url is not None and not isinstance(redis_url, str):
             clients.insert(0, redis_url)
+        silence = seconds(timeout, option="timeout")
+        connecting = seconds(connect_timeout, option="connect_timeout")
         target = Target(
             redis_url,
             tuple(clients),
             pool_size=pool_size,
             max_connections=max_connections,
-            timeout=seconds(timeout, option="timeout"),
-            connect_timeout=seconds(connect_timeout, option="connect_timeout"),
+            timeout=silence,
+            connect_timeout=connecting,
         )
-        layout = Layout(namespace, fence_ms=round(seconds(max_load_time, option="max_load_time") * 1000))
-        breaker = Breaker()
+        layout = Layout(namespace, fence_ms=max(1, round(seconds(max_load_time, option="max_load_time") * 1000)))
+        breaker = Breaker(probe_within=silence + connecting + 0.5)
         self._link = Link(target, layout, breaker)
         longest = seconds(max_expire, option="max_expire")
-        self._store = RedisStore(type(self).__name__, self._link, layout, breaker, longest)
+        self._store = RedisStore(type(self).__name__, self._link, layout, breaker, longest, max_value_size)
 
     def get(self, key: str, default: Any = None) -> Any:
         return run_blocking(self._get(BLOCKING, key, default))

@@ -2,7 +2,8 @@
 
 The first lost exchange opens the breaker. While it is open calls fail at once, except one probe after a pause that
 grows from 0.1 to 0.8 seconds; the probe's success closes it. Invalidations that could not be delivered are kept, the
-last per key, and travel ahead of the probe's own commands, so nothing older than one is read after the recovery.
+last per key. They open nothing: every exchange carries them ahead of its own commands until one is answered, so
+nothing older than one is read once its caller has been told of it; to deliver one twice is harmless.
 The memory is bounded: past the bound everything is forgotten at once, by clearing the namespace.
 """
 
@@ -35,38 +36,46 @@ class Owed:
 class Admission:
     """Leave to talk to the server, with what has to be said first. Must be ended by one of its methods."""
 
-    __slots__ = ("_breaker", "_epoch", "owed", "probe")
+    __slots__ = ("_breaker", "epoch", "owed", "probe", "since")
 
-    def __init__(self, breaker: Breaker, epoch: int, *, probe: bool, owed: Owed) -> None:
+    def __init__(self, breaker: Breaker, epoch: int, owed: Owed, *, probe: bool = False, since: float = 0.0) -> None:
         self._breaker = breaker
-        self._epoch = epoch
-        self.probe = probe
+        self.epoch = epoch
         self.owed = owed
+        self.probe = probe
+        self.since = since
 
     def succeeded(self) -> None:
         """The server answered."""
+        if self.owed:
+            self._breaker._delivered(self.owed)
         if self.probe:
-            self._breaker._close(self.owed)
+            self._breaker._close()
 
     def failed(self) -> None:
         """The server did not answer, or it is not known whether it did."""
-        self._breaker._open(self._epoch, probe=self.probe)
+        self._breaker._open(self)
 
     def abandoned(self) -> None:
         """The caller was cancelled: nothing was learnt about the server."""
         if self.probe:
-            self._breaker._release()
+            self._breaker._release(self)
 
 
 class Breaker:
-    """Safe for threads; never blocks and never waits."""
+    """Safe for threads; never blocks and never waits.
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+    Args:
+        probe_within: after this many seconds a probe counts as lost, with its thread or event loop.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic, *, probe_within: float = 3.0) -> None:
         self._clock = clock
+        self._probe_within = probe_within
         self._lock = threading.Lock()
         self._epoch = 0
         self._is_open = False
-        self._probing = False
+        self._probe: Admission | None = None
         self._pause = _FIRST_PAUSE
         self._retry_at = 0.0
         self._count = 0
@@ -77,18 +86,26 @@ class Breaker:
     def is_open(self) -> bool:
         return self._is_open
 
+    def refuses(self) -> bool:
+        """Whether :meth:`admit` would say no at this moment."""
+        probe = self._probe
+        now = self._clock() if self._is_open else 0.0
+        return self._is_open and (
+            now < self._retry_at or (probe is not None and now < probe.since + self._probe_within)
+        )
+
     def admit(self) -> Admission | None:
         """Leave to talk, or ``None`` while the server is taken to be away."""
-        if not self._is_open:  # the usual case, without the lock
-            return Admission(self, self._epoch, probe=False, owed=_NOTHING)
+        if not (self._is_open or self._owed_keys or self._owed_everything):  # the usual case, without the lock
+            return Admission(self, self._epoch, _NOTHING)
         with self._lock:
-            if not self._is_open:
-                return Admission(self, self._epoch, probe=False, owed=_NOTHING)
-            if self._probing or self._clock() < self._retry_at:
+            if self.refuses():
                 return None
-            self._probing = True
             owed = Owed(tuple(self._owed_keys), self._owed_everything is not None, self._count)
-            return Admission(self, self._epoch, probe=True, owed=owed)
+            admission = Admission(self, self._epoch, owed, probe=self._is_open, since=self._clock())
+            if self._is_open:
+                self._probe = admission
+            return admission
 
     def owe(self, key: str | None) -> None:
         """Remember that ``key`` (``None``: everything) must be invalidated before anything else is asked."""
@@ -99,39 +116,44 @@ class Breaker:
                 self._owed_keys.clear()
             else:
                 self._owed_keys[key] = self._count
-            if not self._is_open:  # the exchange that failed came after the recovery was noticed
-                self._is_open = True
-                self._epoch += 1
-                self._retry_at = self._clock()
 
-    def _open(self, epoch: int, *, probe: bool) -> None:
+    def forked(self) -> None:
+        """Begin anew in a child process: what threads of the parent held or had under way is not here."""
+        self._lock = threading.Lock()
+        self._probe = None
+
+    def _open(self, lost: Admission) -> None:
         with self._lock:
-            if probe:
-                self._probing = False
-            elif self._is_open or epoch != self._epoch:
+            if lost.probe:
+                if lost is not self._probe:
+                    return  # given up before, and another one is on its way
+                self._probe = None
+            elif self._is_open or lost.epoch != self._epoch:
                 return  # lost together with the exchange that opened it
-            self._pause = min(self._pause * 2, _LONGEST_PAUSE) if probe else _FIRST_PAUSE
+            self._pause = min(self._pause * 2, _LONGEST_PAUSE) if lost.probe else _FIRST_PAUSE
             self._is_open = True
             self._epoch += 1
             self._retry_at = self._clock() + self._pause
 
-    def _close(self, delivered: Owed) -> None:
+    def _close(self) -> None:
         with self._lock:
-            self._probing = False
+            self._probe = None
             self._pause = _FIRST_PAUSE
-            if self._owed_everything is not None and self._owed_everything <= delivered.upto:
-                self._owed_everything = None
-            for key in delivered.keys:
-                if self._owed_keys.get(key, delivered.upto + 1) <= delivered.upto:
-                    del self._owed_keys[key]
-            # What came to be owed while the probe was on its way: the next call is a probe again, at once.
-            self._is_open = self._owed_everything is not None or bool(self._owed_keys)
-            self._retry_at = self._clock()
+            self._is_open = False
             self._epoch += 1
 
-    def _release(self) -> None:
+    def _delivered(self, owed: Owed) -> None:
         with self._lock:
-            self._probing = False
+            if self._owed_everything is not None and self._owed_everything <= owed.upto:
+                self._owed_everything = None
+            for key in owed.keys:
+                if self._owed_keys.get(key, owed.upto + 1) <= owed.upto:
+                    del self._owed_keys[key]
+
+    def _release(self, probe: Admission) -> None:
+        with self._lock:
+            if probe is self._probe:
+                self._probe = None
 
 
 _NOTHING: Final = Owed()

@@ -1,7 +1,7 @@
 """How a namespace lies in Redis: the names of its keys, and the scripts that change them.
 
     ns:v:{key}   the value, in an envelope, with a lifetime
-    ns:f:{key}   the fence: a random token that exists while loads of the key are in flight
+    ns:f:{key}   the fence: random tokens that exist while loads of the key, or values for it, are in flight
     ns:g:        the generation of the namespace: a random token that every envelope repeats
 
 A value and its fence share a slot. The prefixes do not nest, so each can be watched or scanned by itself.
@@ -10,6 +10,11 @@ The fence. Whoever is about to compute a value creates the token if there is non
 very same token is still there. A delete removes value and token in one command, and needs nothing else: no garbage
 stays behind, and a token that was lost (evicted, expired, gone with a failed master) refuses the write, which is
 always safe. The idea of a lease that a delete revokes is Facebook's: "Scaling Memcache at Facebook", NSDI 2013, §3.2.1.
+
+Putting a value takes two steps, so that commands which arrive late undo nothing. The first appends a token to the
+fence, which thereby changes for every load; the second stores the value if its token is still part of the fence, and
+takes it off with those announced before. So of values put at once the one announced last stays, and a delete, or a
+later value that was stored, leaves nothing for a late one to find. Refreshing announces itself in the same way.
 
 Clearing puts a new generation; entries that repeat another one are dead when read, and expire by themselves.
 """
@@ -30,6 +35,24 @@ redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 redis.call('DEL', KEYS[1])
 return 1
 """
+
+_ANNOUNCE: Final = """
+local fence = redis.pcall('GET', KEYS[1])
+if type(fence) ~= 'string' then fence = '' end
+return redis.call('SET', KEYS[1], string.sub(fence, -1024) .. ARGV[1], 'PX', ARGV[2])
+"""
+
+_PUT_IF_ANNOUNCED: Final = """
+local fence = redis.call('GET', KEYS[1]) or ''
+local first, last = string.find(fence, ARGV[1], 1, true)
+if not first then return fence == '' and 0 or -1 end
+redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+local rest = string.sub(fence, last + 1)
+if first > 1 then rest = string.reverse(ARGV[1]) .. rest end
+if rest == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], rest, 'KEEPTTL') end
+return 1
+"""
+# Reversed, the token is a trace for those announced before, and no longer one that stores anything.
 
 
 class Layout:
@@ -62,10 +85,9 @@ class Layout:
     def capture(self, key: str, new_fence: bytes, new_generation: bytes, *, replace: bool) -> list[Command]:
         """Replies: the value, OK or nil, whether the lifetime was set, the fence, OK or nil, the generation."""
         fence = self.fence_key(key)
-        create: Command = ("SET", fence, new_fence, "PX", self._fence_ms)
         return [
             ("GET", self.value_key(key)),
-            create if replace else (*create, "NX"),
+            self._append(key, new_fence) if replace else ("SET", fence, new_fence, "PX", self._fence_ms, "NX"),
             ("PEXPIRE", fence, self._fence_ms),
             ("GET", fence),
             *self.read_generation(new_generation),
@@ -88,9 +110,14 @@ class Layout:
         names = (self.fence_key(key), self.value_key(key))
         return [("EVAL", _WRITE_IF_FENCED, 2, *names, fence, data, lifetime_ms), ("GET", self._generation)]
 
-    def put(self, key: str, data: bytes, lifetime_ms: int) -> list[Command]:
-        """Store unconditionally, fencing off what is in flight. Replies: removed fences, OK."""
-        return [("DEL", self.fence_key(key)), ("SET", self.value_key(key), data, "PX", lifetime_ms)]
+    def announce(self, key: str, token: bytes, new_generation: bytes) -> list[Command]:
+        """Fence off what is in flight, before a value is put. Replies: OK, OK or nil, the generation."""
+        return [self._append(key, token), *self.read_generation(new_generation)]
+
+    def put(self, key: str, token: bytes, data: bytes, lifetime_ms: int) -> list[Command]:
+        """Store what was announced. Replies: 1 if stored, -1 if one announced later was, 0 if there is no fence."""
+        names = (self.fence_key(key), self.value_key(key))
+        return [("EVAL", _PUT_IF_ANNOUNCED, 2, *names, token, data, lifetime_ms)]
 
     def delete(self, key: str) -> list[Command]:
         """Reply: how many values were removed. The fence goes first, so nothing slips in between."""
@@ -99,6 +126,9 @@ class Layout:
     def clear(self, new: bytes) -> list[Command]:
         """Reply: OK."""
         return [("SET", self._generation, new)]
+
+    def _append(self, key: str, token: bytes) -> Command:
+        return ("EVAL", _ANNOUNCE, 1, self.fence_key(key), token, self._fence_ms)
 
 
 def _within_braces(key: str) -> str:

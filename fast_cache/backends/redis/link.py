@@ -1,22 +1,25 @@
 """Exchanges with Redis: a packet of commands out, one reply for each back, in either flavour.
 
-Threads share one pool; every event loop has its own, which is closed with the loop. A connection that was left in the
-middle of an exchange is closed, never reused. The driver's errors end here: an unreachable or silent server is
-:class:`BackendUnavailable`, and a reply that is an error is handed back in its place among the replies.
+Threads share one pool; every event loop has its own, which is closed with the loop; a forked child begins with none.
+The driver's errors end here: whatever it raises while it connects, sends or reads means that the server could not be
+used, and is :class:`BackendUnavailable`; a reply that is an error is handed back in its place among the replies.
+What is raised outside the driver is a defect of this package, and passes through.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import redis.exceptions
-from fast_cache.backends.redis.breaker import Breaker
+from fast_cache.backends.redis.breaker import Admission, Breaker, Owed
 from fast_cache.backends.redis.layout import TOKEN_LENGTH, Command, Layout
+from fast_cache.backends.redis.pool import Pool, cut_off, drop
 from fast_cache.backends.redis.target import Target
 from fast_cache.errors import BackendUnavailable
 from fast_cache.ports import BLOCKING, Port
@@ -24,14 +27,12 @@ from fast_cache.ports import BLOCKING, Port
 Reply = Any
 """Bytes, an integer, ``None``, or the ``ResponseError`` that the server answered with."""
 
-_LOST = (
-    redis.exceptions.ConnectionError,
-    redis.exceptions.TimeoutError,
-    redis.exceptions.InvalidResponse,
-    OSError,
-    EOFError,
-    asyncio.IncompleteReadError,
-)
+_CLOSED = (redis.exceptions.ConnectionError, ConnectionError, EOFError)
+"""How a connection fails that the other side has closed, unlike one on which nothing is heard."""
+
+_LAST_LOOK = 0.01
+
+_AWAY = "Redis is taken to be away; it is asked again shortly"
 
 
 class Link:
@@ -42,111 +43,174 @@ class Link:
         self._layout = layout
         self._breaker = breaker
         self._lock = threading.Lock()
-        self._blocking_pool: Any = None
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPool] = WeakKeyDictionary()
-        self._had_loop = False
+        self._blocking_pool: Pool | None = None
+        self._loops: dict[asyncio.AbstractEventLoop, _LoopPool] = {}
+        self._ending: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+        _links.add(self)
 
     async def exchange(self, port: Port, packet: Sequence[Command]) -> list[Reply]:
         """Send ``packet`` and return one reply per command.
 
+        It may be sent twice, the second time over a new connection, if the server closed the first one meanwhile.
+
         Raises:
             BackendUnavailable: the server is away, or did not answer in time.
+            BackendError: no connection became free.
         """
-        admission = self._breaker.admit()
-        if admission is None:
-            raise BackendUnavailable("Redis is taken to be away; it is asked again shortly")
-        first = self._owed_commands(admission.owed.keys, everything=admission.owed.everything)
+        if self._breaker.refuses():
+            raise BackendUnavailable(_AWAY)
+        pool = await port.do(self._pool_of_threads, self._pool_of_loop)
+        connection, reused = await pool.take(port)
+        usable = False
         try:
-            replies = await self._exchange(port, [*first, *packet])
-        except _LOST as error:
-            admission.failed()
-            raise BackendUnavailable("Redis did not answer") from error
-        except BaseException:
-            admission.abandoned()
-            raise
-        if any(isinstance(reply, Exception) for reply in replies[: len(first)]):
-            # A replica or a server that forbids it: as long as it can't be told, nothing it holds may be believed.
-            admission.failed()
-            raise BackendUnavailable("Redis refuses the invalidations it is owed")
-        admission.succeeded()
-        return replies[len(first) :]
+            # Asked for only now: while this caller waited for a connection, the server may have gone away.
+            admission = self._breaker.admit()
+            if admission is None:
+                raise BackendUnavailable(_AWAY)
+            replies = await self._admitted(port, connection, admission, packet, reused=reused)
+            usable = True
+        finally:
+            await pool.give_back(port, connection, usable=usable)
+        return replies
 
     def close(self) -> None:
         """Close the connections of threads."""
         with self._lock:
-            held, self._blocking_pool = self._blocking_pool, None
-        if held is not None and held[1]:
-            held[0].disconnect()
+            pool, self._blocking_pool = self._blocking_pool, None
+        if pool is not None:
+            for connection in pool.drain():
+                connection.disconnect()
 
     async def aclose(self) -> None:
         """Close the connections of the running loop."""
         with self._lock:
             held = self._loops.pop(asyncio.get_running_loop(), None)
-        if held is not None:
+        if held is not None and held.closing is not None:
             await held.closing.aclose()
 
-    async def _exchange(self, port: Port, packet: Sequence[Command]) -> list[Reply]:
-        pool = await port.do(self._pool_of_threads, self._pool_of_loop)
-        connection = await _either(port, pool.get_connection)
-        clean = False
+    def forked(self) -> None:
+        """Leave the connections to the parent: this is its child, and both hold the same sockets."""
+        # Kept, because closing them would be felt by the parent, whose event loop shares even its selector with us.
+        _inherited.append((self._blocking_pool, self._loops))
+        self._lock = threading.Lock()
+        self._blocking_pool = None
+        self._loops = {}
+        self._breaker.forked()
+
+    async def _admitted(
+        self, port: Port, connection: Any, admission: Admission, packet: Sequence[Command], *, reused: bool
+    ) -> list[Reply]:
         try:
-            await _either(port, connection.send_packed_command, connection.pack_commands(packet))
-            replies = [await _one_reply(port, connection) for _ in packet]
-            clean = True
-        finally:
-            # Closed without waiting: the one who is cancelled here must not be held up by a server that is silent.
-            if not clean:
-                await _drop(port, connection)
-            await _either(port, pool.release, connection)
-        return replies
+            first = self._owed_commands(admission.owed)
+            commands = [*first, *packet]
+            packed = connection.pack_commands(commands)
+            replies = await _converse(port, connection, packed, len(commands), reused=reused)
+            if any(isinstance(reply, Exception) for reply in replies[: len(first)]):
+                # A replica or a server that forbids it: until it can be told, nothing it holds may be believed.
+                raise BackendUnavailable("Redis refuses the invalidations it is owed")
+        except BackendUnavailable:
+            admission.failed()
+            raise
+        except BaseException:
+            admission.abandoned()
+            raise
+        admission.succeeded()
+        return replies[len(first) :]
 
-    def _owed_commands(self, keys: Sequence[str], *, everything: bool) -> list[Command]:
-        if everything:
-            return self._layout.clear(new_token())
-        return [command for key in keys for command in self._layout.delete(key)]
+    def _owed_commands(self, owed: Owed) -> list[Command]:
+        if not owed:
+            return []
+        commands = self._layout.clear(new_token()) if owed.everything else []
+        return commands + [command for key in owed.keys for command in self._layout.delete(key)]
 
-    def _pool_of_threads(self) -> Any:
+    def _pool_of_threads(self) -> Pool:
         with self._lock:
             if self._blocking_pool is None:
-                self._blocking_pool = self._target.blocking_pool()
-            return self._blocking_pool[0]
+                self._blocking_pool = self._target.pool(self._target.blocking_connection)
+            return self._blocking_pool
 
-    async def _pool_of_loop(self) -> Any:
+    async def _pool_of_loop(self) -> Pool:
         loop = asyncio.get_running_loop()
         held = self._loops.get(loop)
         if held is None:
+            self._sweep()
+            pool = self._target.pool(self._target.suspending_connection)
+            if loop in self._ending:
+                # Its asynchronous generators are shut down, ours among them: nothing may stay open from now on.
+                pool.drain()
+                held = _LoopPool(pool, None)
+            else:
+                held = _LoopPool(pool, self._close_at_end(loop, pool))
             with self._lock:
-                first, self._had_loop = not self._had_loop, True
-            pool, ours = self._target.suspending_pool(first_loop=first)
-            held = _LoopPool(pool, ours)
-            self._loops[loop] = held
-            await held.closing.__anext__()
+                self._loops[loop] = held
+            if held.closing is not None:
+                await held.closing.__anext__()
         return held.pool
 
+    async def _close_at_end(self, loop: asyncio.AbstractEventLoop, pool: Pool) -> AsyncGenerator[None, None]:
+        """Close ``pool`` when ``loop`` shuts down its asynchronous generators.
 
-class _LoopPool:
-    """The pool of one event loop, and the generator by which the loop closes it.
-
-    A loop that shuts down closes its asynchronous generators; one that is suspended here thus needs no hook and no
-    finaliser to learn of it. The pool's connections refer to the loop, so the pool is let go when it closes.
-    """
-
-    def __init__(self, pool: Any, ours: bool) -> None:
-        self.pool = pool
-        self.closing = self._close_at_end(ours)
-
-    async def _close_at_end(self, ours: bool) -> AsyncGenerator[None, None]:
+        One that is suspended here thus needs no hook and no finaliser to learn of it.
+        """
         try:
             yield
         finally:
-            pool, self.pool = self.pool, None
-            if ours:
-                await pool.disconnect()
+            with self._lock:
+                if self._loops.pop(loop, None) is not None:  # else it was closed for its own sake, by ``aclose``
+                    self._ending.add(loop)
+            for connection in pool.drain():
+                await connection.disconnect()
+
+    def _sweep(self) -> None:
+        """Let go of loops that were closed without shutting down their asynchronous generators."""
+        with self._lock:
+            closed = [self._loops.pop(loop) for loop in list(self._loops) if loop.is_closed()]
+        for held in closed:
+            for connection in held.pool.drain():
+                cut_off(connection)
+
+
+class _LoopPool(NamedTuple):
+    """The pool of one event loop, and the generator by which the loop closes it."""
+
+    pool: Pool
+    closing: AsyncGenerator[None, None] | None
+
+
+_links: WeakSet[Link] = WeakSet()
+_inherited: list[Any] = []
+
+
+def _forked() -> None:
+    for link in list(_links):
+        link.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def new_token() -> bytes:
     """A random token: it can't be guessed, and rubbish in its place can't be taken for it."""
     return secrets.token_bytes(TOKEN_LENGTH)
+
+
+async def _converse(port: Port, connection: Any, packed: Any, count: int, *, reused: bool) -> list[Reply]:
+    """Send, and read ``count`` replies, connecting first where need be."""
+    while True:
+        replies: list[Reply] = []
+        try:
+            await _either(port, connection.send_packed_command, packed)
+            while len(replies) < count:
+                replies.append(await _one_reply(port, connection))
+        except Exception as error:
+            if not reused or replies or not isinstance(error, _CLOSED):
+                raise BackendUnavailable("Redis did not answer") from error
+        else:
+            return replies
+        # The server closed it while it was idle, or restarted. All our commands may be repeated.
+        await drop(port, connection)
+        reused = False
 
 
 async def _either(port: Port, method: Any, *args: Any) -> Any:
@@ -155,16 +219,14 @@ async def _either(port: Port, method: Any, *args: Any) -> Any:
 
 
 async def _one_reply(port: Port, connection: Any) -> Reply:
+    read = connection.read_response
     try:
-        return await port.do(
-            connection.read_response, connection.read_response, disable_decoding=True, disconnect_on_error=False
-        )
+        try:
+            return await port.do(read, read, disable_decoding=True, disconnect_on_error=False)
+        except redis.exceptions.TimeoutError:
+            if port is BLOCKING:
+                raise
+            # It may have been the event loop that was busy: then the reply is here by now, and needs no waiting.
+            return await read(disable_decoding=True, disconnect_on_error=False, timeout=_LAST_LOOK)
     except redis.exceptions.ResponseError as error:
         return error
-
-
-async def _drop(port: Port, connection: Any) -> None:
-    if port is BLOCKING:
-        connection.disconnect()
-    else:
-        await connection.disconnect(nowait=True)

@@ -14,11 +14,14 @@ from fast_cache.backends.redis.layout import TOKEN_LENGTH, Command, Layout
 from fast_cache.backends.redis.link import Link, Reply, new_token
 from fast_cache.backends.store import CodecSource, Store
 from fast_cache.entry import MISSING
-from fast_cache.errors import BackendError, DecodeError
+from fast_cache.errors import BackendError, DecodeError, EncodeError
 from fast_cache.ports import Port
 from fast_cache.serializers import Codec, Stored, codec_for, decode_stored, encode_stored, unpack_stored
 from fast_cache.single_flight import Flight
 from redis.exceptions import ResponseError
+
+_LAPS: Final = 8
+"""How often a value is offered again after somebody else got in between; each time somebody else was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +33,22 @@ class Ticket:
 
 
 class RedisStore(Store):
-    """Entries of one namespace. ``longest`` caps every lifetime, in seconds: Redis never holds ours for ever."""
+    """Entries of one namespace.
+
+    Args:
+        longest: caps every lifetime, in seconds: Redis never holds ours for ever.
+        largest: caps every entry, in bytes: to one that is too large for it the server answers by hanging up.
+    """
 
     shared = True
 
-    def __init__(self, name: str, link: Link, layout: Layout, breaker: Breaker, longest: float) -> None:
+    def __init__(self, name: str, link: Link, layout: Layout, breaker: Breaker, longest: float, largest: int) -> None:
         super().__init__(name)
         self._link = link
         self._layout = layout
         self._breaker = breaker
         self._longest: Final = longest
+        self._largest: Final = largest
 
     async def read(self, port: Port, key: str, codec: CodecSource | None) -> Any:
         data, generation = await self._link.exchange(port, self._layout.read(key))
@@ -51,17 +60,16 @@ class RedisStore(Store):
 
     async def capture(self, port: Port, key: str, codec: CodecSource, *, replace: bool) -> tuple[Any, object]:
         commands = self._layout.capture(key, new_token(), new_token(), replace=replace)
-        data, _, _, fence, _, generation = await self._link.exchange(port, commands)
+        data, announced, _, fence, _, generation = await self._link.exchange(port, commands)
+        if replace:
+            _expect_ok([announced])
         value = MISSING if replace else _decoded(_opened(key, data, generation), codec)
         if value is not MISSING:
             return value, None
-        if not _is_token(fence):
+        if not _is_fence(fence):
             fence = new_token()
             _expect_ok(await self._link.exchange(port, self._layout.repair_fence(key, fence)))
-        if not _is_token(generation):
-            generation = new_token()
-            _expect_ok(await self._link.exchange(port, self._layout.repair_generation(generation)))
-        return MISSING, Ticket(fence, generation)
+        return MISSING, Ticket(fence, await self._usable(port, generation))
 
     async def write(
         self, port: Port, flight: Flight, ticket: object, value: Any, codec: CodecSource, expire: float | None
@@ -79,18 +87,37 @@ class RedisStore(Store):
     async def put(self, port: Port, key: str, value: Any, expire: float | None) -> None:
         """Store ``value`` whatever is in flight; undelivered, it counts as an invalidation of what was there."""
         codec = codec_for()
-        codec.encode(value)  # what can't be stored is the caller's error, also while Redis is away
+        # What can't be stored is the caller's error, also while Redis is away; any generation will do to find out.
+        self._encode(key, value, codec, expire, new_token())
         self.flights.invalidate(key)
         try:
-            _, generation = await self._link.exchange(port, self._layout.read_generation(new_token()))
-            if not _is_token(generation):
-                generation = new_token()
-                _expect_ok(await self._link.exchange(port, self._layout.repair_generation(generation)))
-            data, lifetime_ms = self._encode(key, value, codec, expire, generation)
-            _expect_ok((await self._link.exchange(port, self._layout.put(key, data, lifetime_ms)))[1:])
+            await self._put(port, key, value, codec, expire)
         except BackendError:
             self._breaker.owe(key)
             raise
+
+    async def _put(self, port: Port, key: str, value: Any, codec: Codec, expire: float | None) -> None:
+        for _ in range(_LAPS):
+            token = new_token()
+            announced = await self._link.exchange(port, self._layout.announce(key, token, new_token()))
+            _expect_ok(announced[:1])
+            generation = await self._usable(port, announced[-1])
+            data, lifetime_ms = self._encode(key, value, codec, expire, generation)
+            (stored,) = await self._link.exchange(port, self._layout.put(key, token, data, lifetime_ms))
+            if _expect_int(stored) != 0:
+                return
+            # Somebody else loaded or deleted. Or the fence was evicted, and the old value is still there: once more.
+        raise BackendError("Redis loses fences before a value is stored; raise max_load_time or its memory")
+
+    async def _usable(self, port: Port, generation: Reply) -> bytes:
+        """The generation, or a new one in the place of something that is none."""
+        if isinstance(generation, bytes) and _is_token(generation):
+            return generation
+        if isinstance(generation, Exception) and not str(generation).startswith("WRONGTYPE"):
+            raise _refused(generation)  # there may well be one that others use
+        repaired = new_token()
+        _expect_ok(await self._link.exchange(port, self._layout.repair_generation(repaired)))
+        return repaired
 
     async def stands(self, port: Port, key: str, ticket: object) -> bool:
         assert isinstance(ticket, Ticket)
@@ -121,6 +148,8 @@ class RedisStore(Store):
     def _encode(self, key: str, value: Any, codec: Codec, expire: float | None, generation: bytes) -> tuple[bytes, int]:
         lifetime = self._longest if expire is None else min(expire, self._longest)
         data = encode_stored(key, value, codec, lifetime, generation)
+        if len(data) > self._largest:
+            raise EncodeError(f"it takes {len(data)} bytes; max_value_size allows {self._largest}")
         return data, max(1, round(lifetime * 1000))
 
 
@@ -146,6 +175,10 @@ def _decoded(stored: Stored | None, codec: CodecSource | None) -> Any:
 
 def _is_token(reply: Reply) -> bool:
     return isinstance(reply, bytes) and len(reply) == TOKEN_LENGTH
+
+
+def _is_fence(reply: Reply) -> bool:
+    return isinstance(reply, bytes) and len(reply) > 0 and len(reply) % TOKEN_LENGTH == 0
 
 
 def _expect_int(reply: Reply) -> int:

@@ -1,13 +1,14 @@
 """Where Redis is: a URL or the user's own clients, checked before anything connects.
 
-From either come two pools, one that blocks threads and one that suspends the tasks of one event loop. Messages name
-the setting that is wrong and never repeat the URL: it may hold a password.
+From either come connections of two flavours, those that block threads and those that suspend tasks. Messages name the
+setting that is wrong and never repeat the URL: it may hold a password.
 """
 
 from __future__ import annotations
 
 import inspect
-import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ import redis
 import redis.asyncio
 import redis.asyncio.connection
 import redis.connection
+from fast_cache.backends.redis.pool import Pool
 from fast_cache.errors import ConfigurationError, InvalidTypeError
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
@@ -23,15 +25,21 @@ from redis.retry import Retry
 _SCHEMES: Final = ("redis", "rediss", "unix")
 
 _CARRIED_OVER: Final = frozenset(
-    {"host", "port", "path", "db", "username", "password", "credential_provider", "client_name", "socket_timeout"}
-    | {"socket_connect_timeout", "socket_keepalive", "ssl_keyfile", "ssl_certfile", "ssl_cert_reqs", "ssl_ca_certs"}
+    {"host", "port", "path", "db", "username", "password", "credential_provider", "client_name"}
+    | {"socket_keepalive", "ssl_keyfile", "ssl_certfile", "ssl_cert_reqs", "ssl_ca_certs"}
     | {"ssl_ca_data", "ssl_ca_path", "ssl_check_hostname", "ssl_password", "ssl_min_version", "ssl_ciphers"}
+    | {"ssl_include_verify_flags", "ssl_exclude_verify_flags", "ssl_validate_ocsp", "ssl_validate_ocsp_stapled"}
+    | {"ssl_ocsp_context", "ssl_ocsp_expected_cert", "socket_keepalive_options"}
 )
-"""What a client of the other flavour takes from the user's: where to connect, as whom, and how patiently."""
+"""What is taken from the user's client: where to connect, as whom, and whom to trust."""
+
+_MODULES: Final = {"blocking": redis.connection, "suspending": redis.asyncio.connection}
+
+_STANDARD: Final = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
 
 
 class Target:
-    """How to connect. ``blocking_pool`` and ``suspending_pool`` make new pools, or return the user's."""
+    """How to connect: makes connections of either flavour, not connected yet, and pools for them."""
 
     def __init__(
         self,
@@ -43,109 +51,56 @@ class Target:
         timeout: float,
         connect_timeout: float,
     ) -> None:
-        self._pool_size = min(pool_size, max_connections)
-        self._max_connections = max_connections
-        self._timeout = timeout
+        self._keep = min(pool_size, max_connections)
+        self._most = max_connections
+        self._patience = timeout + connect_timeout
         for client in clients:
             if not hasattr(client, "connection_pool"):
                 raise InvalidTypeError(f"redis_url must be text or a redis client, not {type(client).__name__}")
-        self._own_pools = {_flavour(client): client.connection_pool for client in clients}
-        if len(self._own_pools) < len(clients):
+        pools = {_flavour(client): client.connection_pool for client in clients}
+        if len(pools) < len(clients):
             raise ConfigurationError("two clients of the same flavour were given; give one redis.Redis and one asyncio")
+        waits = {"socket_timeout": timeout, "socket_connect_timeout": connect_timeout}
         if clients:
-            pool = next(iter(self._own_pools.values()))
-            self._class_name = pool.connection_class.__name__
-            self._kwargs = {name: value for name, value in pool.connection_kwargs.items() if name in _CARRIED_OVER}
+            self.blocking_connection = _like(pools, "blocking", waits)
+            self.suspending_connection = _like(pools, "suspending", waits)
         else:
-            self._class_name, self._kwargs = _parse(redis_url)
-        self._kwargs = {"socket_timeout": timeout, "socket_connect_timeout": connect_timeout} | self._kwargs
+            class_name, kwargs = _parse(redis_url)
+            self.blocking_connection = _plain("blocking", class_name, waits | kwargs)
+            self.suspending_connection = _plain("suspending", class_name, waits | kwargs)
 
-    def blocking_pool(self) -> tuple[Any, bool]:
-        """A pool for threads, and whether it is ours to close."""
-        own = self._own_pools.get("blocking")
-        if own is not None:
-            return own, False
-        pool = _BlockingPool(
-            self._pool_size,
-            max_connections=self._max_connections,
-            timeout=self._timeout,
-            connection_class=getattr(redis.connection, self._class_name),
-            retry=Retry(NoBackoff(), 0),
-            **_quiet(redis.connection.Connection),
-            **self._kwargs,
-        )
-        return pool, True
-
-    def suspending_pool(self, *, first_loop: bool) -> tuple[Any, bool]:
-        """A pool for the running event loop, and whether it is ours to close.
-
-        The user's own asyncio client belongs to one loop, the first that asks; further loops get pools like it.
-        """
-        own = self._own_pools.get("suspending")
-        if own is not None and first_loop:
-            return own, False
-        pool = _SuspendingPool(
-            self._pool_size,
-            max_connections=self._max_connections,
-            timeout=self._timeout,
-            connection_class=getattr(redis.asyncio.connection, self._class_name),
-            retry=AsyncRetry(NoBackoff(), 0),
-            **_quiet(redis.asyncio.connection.Connection),
-            **self._kwargs,
-        )
-        return pool, True
+    def pool(self, make: Callable[[], Any]) -> Pool:
+        """A pool of connections that ``make`` makes."""
+        return Pool(make, keep=self._keep, most=self._most, patience=self._patience)
 
 
-class _Idle:
-    """Which connections stay open between exchanges: ``keep`` of them; what was opened beyond that is closed."""
-
-    def __init__(self, keep: int) -> None:
-        self._keep = keep
-        self._lock = threading.Lock()
-        self._open: set[Any] = set()
-
-    def take(self, connection: Any) -> None:
-        with self._lock:
-            self._open.discard(connection)
-
-    def may_stay(self, connection: Any) -> bool:
-        with self._lock:
-            if len(self._open) >= self._keep:
-                return False
-            self._open.add(connection)
-            return True
-
-
-class _BlockingPool(redis.BlockingConnectionPool):
-    def __init__(self, keep: int, **kwargs: Any) -> None:
-        self._idle = _Idle(keep)
-        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
-
-    def get_connection(self, *args: Any, **kwargs: Any) -> Any:
-        connection = super().get_connection(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self._idle.take(connection)
-        return connection
-
-    def release(self, connection: Any) -> None:
-        if not self._idle.may_stay(connection):
-            connection.disconnect()
-        super().release(connection)  # type: ignore[no-untyped-call]
+def _like(pools: dict[str, Any], flavour: str, waits: dict[str, Any]) -> Callable[[], Any]:
+    """Connections as the user's clients would make them, with our patience."""
+    pool = pools.get(flavour)
+    own = pool is not None
+    if pool is None:
+        pool = next(iter(pools.values()))
+    made = pool.connection_class
+    if made.__name__ in _STANDARD and made.__module__ in (redis.connection.__name__, redis.asyncio.connection.__name__):
+        known = _parameters(getattr(_MODULES[flavour], made.__name__))
+        kwargs = {name: value for name, value in pool.connection_kwargs.items() if name in _CARRIED_OVER & known}
+        return _plain(flavour, made.__name__, kwargs | waits)
+    if own:
+        return partial(made, **{**pool.connection_kwargs, **waits, "retry": _no_retry(flavour), "encoding": "utf-8"})
+    raise ConfigurationError(
+        f"a client with connections of the kind {made.__name__} has no like in the other flavour; "
+        "give both, as client= and async_client="
+    )
 
 
-class _SuspendingPool(redis.asyncio.BlockingConnectionPool):
-    def __init__(self, keep: int, **kwargs: Any) -> None:
-        self._idle = _Idle(keep)
-        super().__init__(**kwargs)
+def _plain(flavour: str, class_name: str, kwargs: dict[str, Any]) -> Callable[[], Any]:
+    connection_class = getattr(_MODULES[flavour], class_name)
+    ours = {"retry": _no_retry(flavour), "encoding": "utf-8", **_quiet(connection_class)}
+    return partial(connection_class, **{**kwargs, **ours})
 
-    async def get_connection(self, *args: Any, **kwargs: Any) -> Any:
-        connection = await super().get_connection(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self._idle.take(connection)
-        return connection
 
-    async def release(self, connection: Any) -> None:
-        if not self._idle.may_stay(connection):
-            await connection.disconnect(nowait=True)
-        await super().release(connection)
+def _no_retry(flavour: str) -> Any:
+    return Retry(NoBackoff(), 0) if flavour == "blocking" else AsyncRetry(NoBackoff(), 0)
 
 
 def _flavour(client: Any) -> str:
