@@ -10,14 +10,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 from starlette.requests import HTTPConnection
 
 from fast_cache.backends.null import NullStore
 from fast_cache.backends.store import Store
 from fast_cache.entry import Shelf
-from fast_cache.stats import Tally, total
+from fast_cache.stats import Ledger
 
 if TYPE_CHECKING:
     from fast_cache.decorator import Operations
@@ -28,7 +28,7 @@ Admission = Callable[[HTTPConnection, "Operations"], bool]
 class Binding:
     """Where decorated functions find their cache."""
 
-    __slots__ = ("__weakref__", "_functions", "_lock", "admits", "default_expire", "store", "texts")
+    __slots__ = ("_functions", "_ledger", "_lock", "admits", "default_expire", "store", "texts")
 
     store: Store
     texts: Shelf
@@ -38,7 +38,8 @@ class Binding:
     def __init__(self, admits: Admission) -> None:
         self.admits = admits
         self._lock = threading.Lock()
-        self._functions: WeakKeyDictionary[Operations, Tally] = WeakKeyDictionary()
+        self._functions: WeakSet[Operations] = WeakSet()
+        self._ledger = Ledger()
         self.store = NullStore()
         self.texts = self.store.texts
         self.default_expire = None
@@ -46,25 +47,19 @@ class Binding:
     def bind(self, store: Store, default_expire: float | None) -> None:
         """Use ``store`` from the next call on."""
         with self._lock:
-            self.store.leave(self, self._since_bound())
+            self.store.leave(self._ledger)
+            self._ledger = Ledger()
+            store.join(self._ledger)
             for function in list(self._functions):
-                self._functions[function] = function.counted.tally()
-                function.shelf = store.shelf(function.keys.prefix)
+                self._ledger.enter(function, function.counted)
+                function.shelf = store.shelf(function.shelf_name)
             self.default_expire = default_expire
             self.store = store
             self.texts = store.texts
-            store.join(self)
 
     def register(self, function: Operations) -> Shelf:
         """Take in a function of this cache, and return its shelf."""
         with self._lock:
-            self._functions[function] = Tally()
-            return self.store.shelf(function.keys.prefix)
-
-    def tally(self) -> Tally:
-        """What the functions counted on the store they are bound to."""
-        with self._lock:
-            return self._since_bound()
-
-    def _since_bound(self) -> Tally:
-        return total(function.counted.tally() - before for function, before in self._functions.items())
+            self._functions.add(function)
+            self._ledger.enter(function, function.counted)
+            return self.store.shelf(function.shelf_name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, overload
 
 from fastapi import Depends, FastAPI
 from starlette.requests import HTTPConnection
@@ -30,9 +30,8 @@ from fast_cache.policy import CachePolicy
 from fast_cache.stats import Stats
 
 if TYPE_CHECKING:
-    from fast_cache.decorated import AsyncCached, AsyncClassCached, Decorator, SyncCached, SyncClassCached
+    from fast_cache.decorated import AsyncCached, Decorator, SyncCached
 
-C = TypeVar("C")
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -95,15 +94,9 @@ class Cache:
         return self.get_cache()
 
     def stats(self) -> Stats:
-        """What the functions of this cache were asked and did since :meth:`init_app`, and what its backend holds."""
+        """What the backend was asked, by the functions of this cache and by whoever else uses it, and what it holds."""
         return self._binding.store.stats()
 
-    @overload
-    def cached(  # type: ignore[overload-overlap]
-        self, fn: Callable[Concatenate[type[C], P], Coroutine[Any, Any, T]], /
-    ) -> AsyncClassCached[C, P, T]: ...
-    @overload
-    def cached(self, fn: Callable[Concatenate[type[C], P], T], /) -> SyncClassCached[C, P, T]: ...
     @overload
     def cached(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> AsyncCached[P, T]: ...  # type: ignore[overload-overlap]
     @overload

@@ -13,8 +13,6 @@ from fast_cache.stats import Stats
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
-C_contra = TypeVar("C_contra", contravariant=True)
-C = TypeVar("C")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -22,12 +20,6 @@ T_co = TypeVar("T_co", covariant=True)
 class Decorator(Protocol):
     """What ``cache.cached(...)`` with options returns."""
 
-    @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self, fn: Callable[Concatenate[type[C], P], Coroutine[Any, Any, T]], /
-    ) -> AsyncClassCached[C, P, T]: ...
-    @overload
-    def __call__(self, fn: Callable[Concatenate[type[C], P], T], /) -> SyncClassCached[C, P, T]: ...
     @overload
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> AsyncCached[P, T]: ...  # type: ignore[overload-overlap]
     @overload
@@ -108,19 +100,3 @@ class SyncCached(Protocol[P, T_co]):
         Raises:
             UnkeyableError: these arguments have no key.
         """
-
-
-class AsyncClassCached(Protocol[C_contra, P, T_co]):
-    """A decorated ``async def`` whose first parameter is a class: a classmethod, bound when it is reached."""
-
-    def __call__(self, cls: type[C_contra], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]: ...
-
-    def __get__(self, instance: object, owner: type | None = None, /) -> AsyncCached[P, T_co]: ...
-
-
-class SyncClassCached(Protocol[C_contra, P, T_co]):
-    """A decorated ``def`` whose first parameter is a class: a classmethod, bound when it is reached."""
-
-    def __call__(self, cls: type[C_contra], /, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
-
-    def __get__(self, instance: object, owner: type | None = None, /) -> SyncCached[P, T_co]: ...

@@ -67,6 +67,11 @@ class Operations:
         self.hit = self.counted.hit
         self.shelf = binding.register(self)
 
+    @property
+    def shelf_name(self) -> str | None:
+        """Which shelf of local memory holds this function's slots; ``None`` if it has none."""
+        return None if self.keys.shape is None else self.keys.shape.shelf
+
     def key(self, *args: Any, **kwargs: Any) -> str:
         return self.keys.key(args, kwargs)
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 _RECENT: Final = 256
 """How many load times are kept for the percentile."""
@@ -146,6 +147,31 @@ class Tally:
             size=size,
             weight=weight,
         )
+
+
+class Ledger:
+    """What a changing set of functions counts from the moment each is entered; what is gone stays counted."""
+
+    def __init__(self) -> None:
+        # Reentrant: a function may be collected, and closed, while another one is entered.
+        self._lock = threading.RLock()
+        self._open: dict[weakref.ref[Any], tuple[FunctionStats, Tally]] = {}
+        self._closed = Tally()
+
+    def enter(self, owner: object, stats: FunctionStats) -> None:
+        """Count what ``stats`` counts from now on, for as long as ``owner`` lives."""
+        with self._lock:
+            self._open[weakref.ref(owner, self._close)] = (stats, stats.tally())
+
+    def tally(self) -> Tally:
+        """The sum of what was counted."""
+        with self._lock:
+            return total([self._closed, *(stats.tally() - before for stats, before in list(self._open.values()))])
+
+    def _close(self, owner: weakref.ref[Any]) -> None:
+        with self._lock:
+            stats, before = self._open.pop(owner)
+            self._closed += stats.tally() - before
 
 
 def total(tallies: Iterable[Tally]) -> Tally:

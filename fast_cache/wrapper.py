@@ -80,7 +80,8 @@ def _look(operations: Operations, space: Namespace, entry: str, text: str) -> li
 
 def _is_one_of(name: str, annotation: Any, allowed: frozenset[type], space: Namespace) -> str:
     """Source that is true if a parameter has one of the allowed types; the likely one is tried first (8 ns, not 20)."""
-    likely = next((cls for cls in allowed if annotation in (cls, cls.__name__)), int)
+    written = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", None)
+    likely = next((cls for cls in allowed if cls.__name__ == written), int)
     kind = space.add(type)
     return f"({kind}({name}) is {space.add(likely)} or {kind}({name}) in {space.add(allowed)})"
 

@@ -88,13 +88,18 @@ class InMemoryBackend(CacheBackend):
 
     def set(self, key: str, value: Any, expire: Duration | None = None) -> None:
         lifetime = optional_seconds(expire, option="expire")
-        self._store.put(address_of(check_key(key)), value, lifetime)
+        address = self._address(key)
+        self._store.put(address, value, lifetime)
+        if address is not key:
+            self._store.remove(key)
 
     async def aset(self, key: str, value: Any, expire: Duration | None = None) -> None:
         self.set(key, value, expire)
 
     def delete(self, key: str) -> bool:
-        return self._store.remove(address_of(check_key(key)))
+        address = self._address(key)
+        removed = self._store.remove(address)
+        return self._store.remove(key) or removed if address is not key else removed
 
     async def adelete(self, key: str) -> bool:
         return self.delete(key)
@@ -106,7 +111,7 @@ class InMemoryBackend(CacheBackend):
         self.clear()
 
     def has(self, key: str) -> bool:
-        return self._store.look(address_of(check_key(key))) is not MISSING
+        return self._look(key) is not MISSING
 
     async def ahas(self, key: str) -> bool:
         return self.has(key)
@@ -121,8 +126,18 @@ class InMemoryBackend(CacheBackend):
     def engine_store(self) -> Store:
         return self._store
 
+    def _address(self, key: str) -> Address:
+        return address_of(check_key(key))
+
+    def _look(self, key: str) -> Any:
+        address = self._address(key)
+        value = self._store.look(address)
+        if value is MISSING and address is not key:
+            return self._store.look(key)  # it was set before the function that it is a key of was decorated
+        return value
+
     def _find(self, key: str, default: Any) -> Any:
-        value = self._store.look(address_of(check_key(key)))
+        value = self._look(key)
         if value is MISSING:
             self._miss()
             return default
@@ -158,9 +173,9 @@ class MemoryStore(Store):
             self.texts = self.lying
         self._shelves: WeakValueDictionary[str, Shelf] = WeakValueDictionary()
 
-    def shelf(self, prefix: str) -> Shelf:
+    def shelf(self, name: str | None) -> Shelf:
         # Without sharing a function finds nothing at a glance, and what it stores is looked up here.
-        return self._shelf(prefix) if self.shares else NO_SHELF
+        return self._shelf(name) if self.shares and name is not None else NO_SHELF
 
     def look(self, key: Address) -> Any:
         shelf, name = self._place(key)
@@ -289,15 +304,15 @@ class MemoryStore(Store):
 
     def _place(self, key: Address) -> tuple[Shelf, Hashable]:
         """The shelf of an address, and the key on it."""
-        return (self._shelf(key.prefix), key.key) if type(key) is Slot else (self.lying, key)
+        return (self._shelf(key.shelf), key.key) if type(key) is Slot else (self.lying, key)
 
-    def _shelf(self, prefix: str) -> Shelf:
-        shelf = self._shelves.get(prefix)
+    def _shelf(self, name: str) -> Shelf:
+        shelf = self._shelves.get(name)
         if shelf is None:
             with self._lock:
-                shelf = self._shelves.get(prefix)
+                shelf = self._shelves.get(name)
                 if shelf is None:
-                    shelf = self._shelves[prefix] = self.held.new_shelf()
+                    shelf = self._shelves[name] = self.held.new_shelf()
         return shelf
 
     def _copied(self, value: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final
 from weakref import WeakSet
 
 from fast_cache.entry import MISSING, Shelf
@@ -19,16 +19,10 @@ from fast_cache.once import Health
 from fast_cache.ports import Port
 from fast_cache.serializers import Codec
 from fast_cache.single_flight import Flight, Flights
-from fast_cache.stats import FunctionStats, Stats, Tally, total
+from fast_cache.stats import FunctionStats, Ledger, Stats, Tally, total
 
 NO_SHELF: Final = Shelf()
 """Where a store without local memory is looked into: always empty."""
-
-
-class Tallied(Protocol):
-    """Something that counts what it asks of a store."""
-
-    def tally(self) -> Tally: ...
 
 
 Address = Any
@@ -57,7 +51,7 @@ class Store(ABC):
         self.flights = Flights()
         self.health = Health(name)
         self.direct = FunctionStats()
-        self._bindings: WeakSet[Tallied] = WeakSet()
+        self._ledgers: list[Ledger] = []
         self._past = Tally()
         _stores.add(self)
 
@@ -65,26 +59,27 @@ class Store(ABC):
         """In a forked child: let go of what threads of the parent were doing."""
         self.flights.forget()
 
-    def shelf(self, prefix: str) -> Shelf:
-        """The entries of one function by their slots, for a look without I/O."""
+    def shelf(self, name: str | None) -> Shelf:
+        """The entries of one function by their slots, for a look without I/O; empty where it has no slots."""
         return NO_SHELF
 
     def look(self, key: Address) -> Any:
         """The value of ``key`` in local memory or ``MISSING``, without I/O."""
         return MISSING
 
-    def join(self, binding: Tallied) -> None:
-        """The functions of ``binding`` are bound to this store, and what they count from now on counts here."""
-        self._bindings.add(binding)
+    def join(self, ledger: Ledger) -> None:
+        """Functions are bound to this store, and what they count is counted here."""
+        self._ledgers.append(ledger)
 
-    def leave(self, binding: Tallied, counted: Tally) -> None:
-        """They are no longer; ``counted`` is what they did meanwhile."""
-        self._bindings.discard(binding)
-        self._past += counted
+    def leave(self, ledger: Ledger) -> None:
+        """They are no longer; what they counted until now stays."""
+        if ledger in self._ledgers:
+            self._ledgers.remove(ledger)
+            self._past += ledger.tally()
 
     def stats(self) -> Stats:
         """What was asked of this store, by functions and directly, and what is in it."""
-        tally = total([self._past, self.direct.tally(), *(binding.tally() for binding in list(self._bindings))])
+        tally = total([self._past, self.direct.tally(), *(ledger.tally() for ledger in self._ledgers)])
         return tally.stats(evictions=self.evictions(), size=self.size(), weight=self.weight())
 
     def evictions(self) -> dict[str, int]:

@@ -189,7 +189,9 @@ class KeyMaker:
             for name in keyed
         )
         self._keyed = tuple(keyed.values())
-        return Shape(self.prefix, {name: FLAG if hints.get(name) is bool else RAW for name in keyed}) if plain else None
+        return (
+            Shape.of(self.prefix, {name: FLAG if hints.get(name) is bool else RAW for name in keyed}) if plain else None
+        )
 
     def _argument_pieces(self, roles: dict[str, Role], hints: Mapping[str, Any], space: Namespace) -> list[Piece]:
         pieces: list[Piece] = []

@@ -28,6 +28,11 @@ async def with_options(item_id: int) -> list[str]:
     return []
 
 
+@cache.cached
+def takes_anything(anything: Any, other: object) -> int:
+    return 1
+
+
 class Shop:
     @cache.cached
     async def price(self, item_id: int) -> float:
@@ -35,16 +40,6 @@ class Shop:
 
     @cache.cached(expire=60)
     def name(self, item_id: int) -> str:
-        return ""
-
-    @classmethod
-    @cache.cached
-    def below_classmethod(cls, item_id: int) -> str:
-        return ""
-
-    @cache.cached
-    @classmethod
-    def above_classmethod(cls, item_id: int) -> str:
         return ""
 
     @staticmethod
@@ -67,6 +62,8 @@ async def functions() -> None:
     bare_async("1")  # type: ignore[arg-type, unused-coroutine]
     bare_async(1, "USD")  # type: ignore[call-arg, unused-coroutine]
     called()  # type: ignore[call-arg]
+    assert_type(takes_anything("x", other=1), int)
+    assert_type(takes_anything.key(anything=1, other=2), str)
 
 
 async def operations() -> None:
@@ -87,8 +84,6 @@ async def methods(shop: Shop) -> None:
     assert_type(shop.name.invalidate(1), bool)
     assert_type(Shop.name.invalidate(shop, 1), bool)
     assert_type(await shop.price.refresh(1), float)
-    assert_type(Shop.below_classmethod(1), str)
-    assert_type(Shop.above_classmethod(1), str)
     assert_type(Shop.below_staticmethod(1), str)
     assert_type(Shop.above_staticmethod(1), str)
     shop.name("1")  # type: ignore[arg-type]

@@ -220,7 +220,7 @@ def test_what_looks_the_same_is_kept_apart(store: Cache, annotation: Any) -> Non
     cached = store.cached(fn)
     for _ in range(2):
         for x in SAME_LOOKING:
-            assert cached(x) == (type(x), repr(x))  # type: ignore[no-untyped-call]
+            assert cached(x) == (type(x), repr(x))
     assert len(seen) == len(SAME_LOOKING)
 
 
@@ -290,7 +290,7 @@ def test_an_annotation_that_can_not_be_compared_does_no_harm(store: Cache) -> No
 
     fn.__annotations__["x"] = Explosive()
     cached = store.cached(fn)
-    assert [cached(1), cached(1)] == [1, 1]  # type: ignore[no-untyped-call]
+    assert [cached(1), cached(1)] == [1, 1]
     assert cached.stats().hits == 1
 
 
@@ -406,7 +406,7 @@ def test_an_entry_set_by_hand_is_found_by_the_function_with_its_lifetime(
         return "computed"
 
     backend.set(fn.key(1), None, expire=60)
-    assert fn(1) is None  # type: ignore[func-returns-value]
+    assert fn(1) is None
     later = __import__("time").monotonic() + 61
     monkeypatch.setattr("fast_cache.backends.memory.monotonic", lambda: later)
     assert not backend.has(fn.key(1))
