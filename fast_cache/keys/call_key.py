@@ -26,6 +26,7 @@ from fast_cache.keys.prefix import make_prefix
 from fast_cache.keys.roles import Role
 from fast_cache.keys.slots import FLAG, RAW, Shape, Slot
 from fast_cache.keys.template import Field, parse_template
+from fast_cache.keys.twins import twin_suffix
 
 Kind = Literal["function", "method", "classmethod", "staticmethod"]
 
@@ -83,6 +84,8 @@ class KeyMaker:
         self.signature = _signature(fn)
         suffix, self.unkeyed_closure = local_digest(fn)
         self.prefix = make_prefix(fn, namespace=namespace, version=version, suffix=suffix)
+        if self.unkeyed_closure and (twin := twin_suffix(self.prefix, fn)):
+            self.prefix = make_prefix(fn, namespace=namespace, version=version, suffix=f"{suffix}~{twin}")
         self.kind = kind
         self._owner = _owner(self.signature, kind)
         self._handles_by_value = handles_by_value

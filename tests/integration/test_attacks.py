@@ -409,6 +409,32 @@ def test_what_a_load_starts_does_not_keep_its_value() -> None:
     assert value() is None
 
 
+def test_closures_of_one_factory_that_live_side_by_side_are_kept_apart() -> None:
+    cache = cache_over()
+
+    def make(table: dict[int, str]) -> Callable[[int], str]:
+        @cache.cached
+        def read(number: int) -> str:
+            return table[number]
+
+        return read
+
+    users, orders = make({1: "user"}), make({1: "order"})
+    assert [users(1), orders(1), users(1), orders(1)] == ["user", "order", "user", "order"]
+
+
+def test_a_closure_whose_twin_is_gone_has_its_keys() -> None:
+    def make(table: dict[int, str]) -> Any:
+        def read(number: int) -> str:
+            return table[number]
+
+        return Cache().cached(read)
+
+    key = make({1: "a"}).key(1)
+    gc.collect()
+    assert make({1: "b"}).key(1) == key
+
+
 def test_text_is_not_read_as_another_duration_than_it_says() -> None:
     cache = Cache()
     for text in ("1 0 m", "1 30", "m", "1 m s"):

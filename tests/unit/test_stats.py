@@ -1,4 +1,4 @@
-"""What a cache says it did: exact under threads, for each function and in total, and true to the store it was done on."""
+"""What a cache says it did: exact under threads, by function and in total, and true to the store it was done on."""
 
 from __future__ import annotations
 
