@@ -11,10 +11,14 @@ import itertools
 import secrets
 import threading
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from fast_cache.keys.scalars import IMMUTABLE
+
 _PROCESS: Final = secrets.token_hex(8)
+_DEPTH: Final = 8
 _lock = threading.Lock()
 _living: dict[str, WeakKeyDictionary[Callable[..., Any], str]] = {}
 _numbers = itertools.count(2)
@@ -35,11 +39,18 @@ def twin_suffix(prefix: str, fn: Callable[..., Any]) -> str:
         return twins[fn]
 
 
-def _closes_over_the_same(fn: Any, other: Any) -> bool:
+def _closes_over_the_same(fn: Any, other: Any, depth: int = 0) -> bool:
     return all(
-        mine is theirs or _held(mine) is _held(theirs)
+        mine is theirs or _is_the_same(_held(mine), _held(theirs), depth)
         for mine, theirs in zip(fn.__closure__ or (), other.__closure__ or (), strict=False)
     )
+
+
+def _is_the_same(held: object, other: object, depth: int) -> bool:
+    if isinstance(held, FunctionType) and isinstance(other, FunctionType) and held.__code__ is other.__code__:
+        # Deeper than this, and where functions close over each other, nothing is said against them.
+        return depth == _DEPTH or _closes_over_the_same(held, other, depth + 1)
+    return held is other or (type(held) is type(other) and type(held) in IMMUTABLE and held == other)
 
 
 def _held(cell: Any) -> object:
