@@ -445,3 +445,36 @@ def test_a_server_that_forbids_a_command_keeps_the_generation_of_others(own_redi
     assert others.get("k") == "v"
     ours.close()
     others.close()
+
+
+def test_an_event_loop_that_was_busy_is_no_outage(redis_url: str) -> None:
+    backend = RedisBackend(redis_url, namespace="busy", timeout=0.1)
+
+    async def main() -> Any:
+        await backend.aset("k", "v")
+        read = asyncio.create_task(backend.aget("k"))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        # Somebody's code holds up the loop for longer than the timeout; the server has answered.
+        time.sleep(0.2)  # noqa: ASYNC251
+        value = await read
+        await backend.aclose()
+        return value
+
+    assert asyncio.run(main()) == "v"
+    assert failures(backend) == 0
+
+
+def test_a_silent_server_is_an_outage_and_no_empty_reply(own_redis: RedisServer) -> None:
+    backend = RedisBackend(own_redis.url, timeout=0.1)
+
+    async def main() -> None:
+        await backend.aset("k", "v")
+        own_redis.freeze()
+        with pytest.raises(BackendUnavailable):
+            await link_of(backend).exchange(ASYNCIO, [("GET", "nothing")])
+        own_redis.thaw()
+        await backend.aclose()
+
+    asyncio.run(main())
+    assert is_open(backend)

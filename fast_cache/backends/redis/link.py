@@ -31,6 +31,7 @@ _CLOSED = (redis.exceptions.ConnectionError, ConnectionError, EOFError)
 """How a connection fails that the other side has closed, unlike one on which nothing is heard."""
 
 _LAST_LOOK = 0.01
+"""Seconds."""
 
 _AWAY = "Redis is taken to be away; it is asked again shortly"
 
@@ -200,7 +201,10 @@ async def _converse(port: Port, connection: Any, packed: Any, count: int, *, reu
     while True:
         replies: list[Reply] = []
         try:
-            await _either(port, connection.send_packed_command, packed)
+            if port is BLOCKING:
+                connection.send_packed_command(packed)
+            else:
+                await _send(connection, packed)
             while len(replies) < count:
                 replies.append(await _one_reply(port, connection))
         except Exception as error:
@@ -213,9 +217,16 @@ async def _converse(port: Port, connection: Any, packed: Any, count: int, *, reu
         reused = False
 
 
-async def _either(port: Port, method: Any, *args: Any) -> Any:
-    """Call a driver's method that exists under one name in both flavours."""
-    return await port.do(method, method, *args)
+async def _send(connection: Any, packed: Any) -> None:
+    """Send in the suspending flavour, and stay cancelled if that is what happened meanwhile.
+
+    The driver sends under ``asyncio.wait_for``, which before Python 3.12 may swallow a cancellation.
+    """
+    task = asyncio.current_task()
+    cancelled_before = task.cancelling() if task is not None else 0
+    await connection.send_packed_command(packed)
+    if task is not None and task.cancelling() > cancelled_before:
+        raise asyncio.CancelledError
 
 
 async def _one_reply(port: Port, connection: Any) -> Reply:
@@ -227,6 +238,7 @@ async def _one_reply(port: Port, connection: Any) -> Reply:
             if port is BLOCKING:
                 raise
             # It may have been the event loop that was busy: then the reply is here by now, and needs no waiting.
-            return await read(disable_decoding=True, disconnect_on_error=False, timeout=_LAST_LOOK)
+            async with asyncio.timeout(_LAST_LOOK):  # with a timeout of its own the driver would return None
+                return await read(disable_decoding=True, disconnect_on_error=False)
     except redis.exceptions.ResponseError as error:
         return error
