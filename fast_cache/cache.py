@@ -23,7 +23,7 @@ from fast_cache.errors import InvalidTypeError, NotInitialisedError
 from fast_cache.http.identity import Planner, authorization_allowed
 from fast_cache.http.lifespan import bind_lifespan
 from fast_cache.http.refuse import refuse_generators
-from fast_cache.keys import KeyMaker, resolve_hints
+from fast_cache.keys import KeyMaker, Twins, resolve_hints
 from fast_cache.method import place_of
 from fast_cache.once import warn_once
 from fast_cache.policy import CachePolicy
@@ -46,6 +46,7 @@ class Cache:
     def __init__(self) -> None:
         self._backend: CacheBackend | None = None
         self._planner = Planner()
+        self._twins = Twins()
         self._binding = Binding(self._admits)
 
     def init_app(
@@ -154,6 +155,7 @@ class Cache:
                 key=key,
                 key_builder=key_builder,
                 kind=kind,
+                twins=self._twins,
             )
             policy = CachePolicy.of(
                 name=f"{function.__module__}.{function.__qualname__}",

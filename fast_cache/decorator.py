@@ -66,6 +66,7 @@ class Operations:
         self.counted = FunctionStats()
         self.hit = self.counted.hit
         self.shelf = binding.register(self)
+        self.missed = self._missed_suspending if self.suspends else self._missed_blocking
 
     @property
     def shelf_name(self) -> str | None:
@@ -93,13 +94,19 @@ class Operations:
             return self._suspending(refresh, store, call, args, kwargs)
         return self._blocking(refresh, store, call, args, kwargs)
 
-    def missed(self, args: tuple[Any, ...], kwargs: dict[str, Any], text: str | None = None) -> Any:
-        """The wrapper found nothing at a glance; ``text`` is the key if it made one."""
+    # The wrapper found nothing at a glance; ``text`` is the key if it made one. The blocking one calls nothing that it
+    # could do itself: a memoised recursion goes through here at every step, and Python counts its frames.
+
+    def _missed_blocking(self, args: tuple[Any, ...], kwargs: dict[str, Any], text: str | None = None) -> Any:
         store = self.binding.store
         call = self._call(store, self.keys, args, kwargs, text)
-        if self.suspends:
-            return self._suspending(answer, store, call, args, kwargs)
-        return self._blocking(answer, store, call, args, kwargs)
+        if call is None:
+            return self.fn(*args, **kwargs)
+        return run_blocking(answer(BLOCKING, store, call)).unwrap()
+
+    def _missed_suspending(self, args: tuple[Any, ...], kwargs: dict[str, Any], text: str | None = None) -> Any:
+        store = self.binding.store
+        return self._suspending(answer, store, self._call(store, self.keys, args, kwargs, text), args, kwargs)
 
     def directed(
         self, skip_cache: Any, request: HTTPConnection | None, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -13,6 +13,7 @@ from fast_cache.keys.encode import encode, encode_hashed
 from fast_cache.keys.hints import resolve_hints
 from fast_cache.keys.roles import NotKeyed, Role
 from fast_cache.keys.slots import Slot, address_of
+from fast_cache.keys.twins import Twins
 
 __all__ = [
     "KeyMaker",
@@ -20,6 +21,7 @@ __all__ = [
     "NotKeyed",
     "Role",
     "Slot",
+    "Twins",
     "address_of",
     "compile_binder",
     "encode",

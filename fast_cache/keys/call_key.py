@@ -26,7 +26,7 @@ from fast_cache.keys.prefix import make_prefix
 from fast_cache.keys.roles import Role
 from fast_cache.keys.slots import FLAG, RAW, Shape, Slot
 from fast_cache.keys.template import Field, parse_template
-from fast_cache.keys.twins import twin_suffix
+from fast_cache.keys.twins import Twins
 
 Kind = Literal["function", "method", "classmethod", "staticmethod"]
 
@@ -49,6 +49,7 @@ class KeyMaker:
             cookies or security schemes.
         handles_by_value: leave out a handle that only its value shows to be one. Pass ``False`` where
             :attr:`parameters` must tell everything that is left out: such a call is then unkeyable.
+        twins: the functions that must not share keys with this one, where closures of one factory may be among them.
         localns: names of the scope in which the function was defined, for its annotations.
 
     Attributes:
@@ -78,13 +79,14 @@ class KeyMaker:
         hashed: Collection[str] = (),
         handles_by_value: bool = True,
         localns: Mapping[str, Any] | None = None,
+        twins: Twins | None = None,
     ) -> None:
         if key is not None and key_builder is not None:
             raise ConfigurationError("key= and key_builder= both replace the argument part of the key: pass one")
         self.signature = _signature(fn)
         suffix, self.unkeyed_closure = local_digest(fn)
         self.prefix = make_prefix(fn, namespace=namespace, version=version, suffix=suffix)
-        if self.unkeyed_closure and (twin := twin_suffix(self.prefix, fn)):
+        if twins is not None and self.unkeyed_closure and (twin := twins.suffix(self.prefix, fn)):
             self.prefix = make_prefix(fn, namespace=namespace, version=version, suffix=f"{suffix}~{twin}")
         self.kind = kind
         self._owner = _owner(self.signature, kind)

@@ -19,24 +19,29 @@ from fast_cache.keys.scalars import IMMUTABLE
 
 _PROCESS: Final = secrets.token_hex(8)
 _DEPTH: Final = 8
-_lock = threading.Lock()
-_living: dict[str, WeakKeyDictionary[Callable[..., Any], str]] = {}
 _numbers = itertools.count(2)
 
 
-def twin_suffix(prefix: str, fn: Callable[..., Any]) -> str:
-    """Return what tells ``fn`` from the living functions whose keys begin with ``prefix``; ``""`` for the first.
+class Twins:
+    """The living functions of one cache that hold something which is in no key, by their prefixes."""
 
-    Functions that close over the very same objects are one function.
-    """
-    with _lock:
-        twins = _living.setdefault(prefix, WeakKeyDictionary())
-        for twin, suffix in list(twins.items()):
-            if _closes_over_the_same(fn, twin):
-                twins[fn] = suffix
-                return suffix
-        twins[fn] = f"{_PROCESS}.{next(_numbers)}" if twins else ""
-        return twins[fn]
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._living: dict[str, WeakKeyDictionary[Callable[..., Any], str]] = {}
+
+    def suffix(self, prefix: str, fn: Callable[..., Any]) -> str:
+        """Return what tells ``fn`` from the functions whose keys begin with ``prefix``; ``""`` for the first.
+
+        Functions that close over the very same objects are one function.
+        """
+        with self._lock:
+            twins = self._living.setdefault(prefix, WeakKeyDictionary())
+            for twin, suffix in list(twins.items()):
+                if _closes_over_the_same(fn, twin):
+                    twins[fn] = suffix
+                    return suffix
+            twins[fn] = f"{_PROCESS}.{next(_numbers)}" if twins else ""
+            return twins[fn]
 
 
 def _closes_over_the_same(fn: Any, other: Any, depth: int = 0) -> bool:

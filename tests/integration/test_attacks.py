@@ -424,11 +424,13 @@ def test_closures_of_one_factory_that_live_side_by_side_are_kept_apart() -> None
 
 
 def test_a_closure_whose_twin_is_gone_has_its_keys() -> None:
+    cache = Cache()
+
     def make(table: dict[int, str]) -> Any:
         def read(number: int) -> str:
             return table[number]
 
-        return Cache().cached(read)
+        return cache.cached(read)
 
     key = make({1: "a"}).key(1)
     gc.collect()
