@@ -25,7 +25,7 @@ from fast_cache.method import Binds, CachedMethod
 from fast_cache.once import warn_once
 from fast_cache.outcome import Outcome
 from fast_cache.policy import CachePolicy
-from fast_cache.ports import ASYNCIO, BLOCKING, Port, run_blocking
+from fast_cache.ports import ASYNCIO, BLOCKING, Port, run_blocking, suspended
 from fast_cache.stats import FunctionStats, Stats
 from fast_cache.wrapper import BYPASS_PARAMETER, compile_wrapper
 
@@ -102,7 +102,14 @@ class Operations:
         call = self._call(store, self.keys, args, kwargs, text)
         if call is None:
             return self.fn(*args, **kwargs)
-        return run_blocking(answer(BLOCKING, store, call)).unwrap()
+        step = answer(BLOCKING, store, call)
+        try:
+            step.send(None)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+        else:
+            raise suspended(step)
+        return outcome.unwrap()
 
     def _missed_suspending(self, args: tuple[Any, ...], kwargs: dict[str, Any], text: str | None = None) -> Any:
         store = self.binding.store

@@ -199,5 +199,10 @@ def run_blocking(step: Coroutine[Any, Any, T]) -> T:
     except StopIteration as end:
         result: T = end.value
         return result
+    raise suspended(step)
+
+
+def suspended(step: Coroutine[Any, Any, Any]) -> RuntimeError:
+    """The error for a step of the blocking port that suspended; the step is closed."""
     step.close()
-    raise RuntimeError("a blocking step suspended; this is a defect in fast_cache, please report it")
+    return RuntimeError("a blocking step suspended; this is a defect in fast_cache, please report it")
