@@ -109,7 +109,10 @@ class Operations:
             outcome: Outcome = end.value
         else:
             raise suspended(step)
-        return outcome.unwrap()
+        try:
+            return outcome.unwrap()
+        finally:
+            del outcome  # the traceback of an error refers to this frame
 
     def _missed_suspending(self, args: tuple[Any, ...], kwargs: dict[str, Any], text: str | None = None) -> Any:
         store = self.binding.store
