@@ -112,7 +112,7 @@ class Operations:
         try:
             return outcome.unwrap()
         finally:
-            del outcome  # the traceback of an error refers to this frame
+            del outcome, step, call  # the traceback of an error refers to this frame
 
     def _missed_suspending(self, args: tuple[Any, ...], kwargs: dict[str, Any], text: str | None = None) -> Any:
         store = self.binding.store
