@@ -8,8 +8,8 @@ a reader on another thread never takes an emptied slot for a cached ``None``.
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable
-from typing import Any, Final, Literal
+from collections.abc import Callable, Hashable
+from typing import Any, Final, Literal, NamedTuple
 
 
 class Missing(enum.Enum):
@@ -76,6 +76,10 @@ class Entry:
         self.expires = expires
         self.visits = 0
 
+    def is_over(self, now: float) -> bool:
+        """Whether the entry is of no use any more."""
+        return self.expires <= now
+
     def retire(self) -> None:
         """Take the entry out of service: expiry first, value second."""
         self.expires = RETIRED
@@ -86,3 +90,27 @@ class WeighedEntry(Entry):
     """An entry with a weight of its own. Apart, because most caches weigh nothing and would pay 16 bytes an entry."""
 
     __slots__ = ("weight",)
+
+
+class Age(NamedTuple):
+    """The times of an entry that may be served when it is stale, or refreshed before: of the monotonic clock.
+
+    ``lifetime`` is how long it was to be fresh, ``load`` how long its value took to compute, in seconds; ``hit``
+    gives how often it was found, one more each time.
+    """
+
+    fresh_until: float
+    stale_until: float
+    lifetime: float
+    load: float
+    hit: Callable[[], int]
+
+
+class AgedEntry(WeighedEntry):
+    """An entry whose ``expires`` is the next time at which a reader has something to decide. What, ``age`` tells."""
+
+    __slots__ = ("age",)
+    age: Age
+
+    def is_over(self, now: float) -> bool:
+        return self.age.stale_until <= now or self.expires == RETIRED

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fast_cache.errors import ConfigurationError, InvalidTypeError
 from fast_cache.http.endpoint import EndpointSignature
 from fast_cache.keys import Kind
+from fast_cache.keys.binder import POSITIONAL
 from fast_cache.stats import Stats
+from fast_cache.wrapper import compile_wrapper
 
 if TYPE_CHECKING:
     from fast_cache.decorator import Operations
@@ -39,11 +41,8 @@ class CachedMethod:
         self._binds = binds
         self._owner: type | None = None
         self.__signature__ = EndpointSignature.of(operations.fn)
-        # A class for each method: what stands on it is shown as the method's own, and costs no binding anything.
-        base = BoundAsyncCachedMethod if operations.suspends else BoundCachedMethod
-        own: dict[str, Any] = {"__slots__": (), "__doc__": wrapper.__doc__, "__module__": wrapper.__module__}
-        own["_method"] = staticmethod(self)  # a descriptor by itself, it would bind to what carries it
-        self._bound: type[BoundCachedMethod] = type(base.__name__, (base,), own)
+        self._bound = _bound_class(self)
+        self._binds_instances = binds is Binds.INSTANCE
 
     @staticmethod
     def of(wrapper: Callable[..., Any], operations: Operations, binds: Binds) -> CachedMethod:
@@ -55,11 +54,14 @@ class CachedMethod:
         self._owner = owner
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        if self._binds is Binds.CLASS:
-            return self._bound(type(instance) if owner is None else owner)
-        if self._binds is Binds.NOTHING or instance is None:
-            return self
-        return self._bound(instance)
+        if instance is None or not self._binds_instances:
+            if self._binds is not Binds.CLASS:
+                return self
+            instance = type(instance) if owner is None else owner
+        # Every hit comes by here: no __init__, which would be a call more (0.1 µs).
+        bound = self._bound()
+        bound.__self__ = instance
+        return bound
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._wrapper(*args, **kwargs)
@@ -67,6 +69,10 @@ class CachedMethod:
     def key(self, *args: Any, **kwargs: Any) -> str:
         self._check_first(args, "key")
         return self._operations.key(*args, **kwargs)
+
+    def explain(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_first(args, "explain")
+        return self._operations.explain(*args, **kwargs)
 
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
         self._check_first(args, "invalidate")
@@ -115,9 +121,7 @@ class BoundCachedMethod:
     __slots__ = ("__self__",)
 
     _method: ClassVar[Any]
-
-    def __init__(self, instance: object) -> None:
-        self.__self__ = instance
+    __self__: Any
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._method._wrapper(self.__self__, *args, **kwargs)
@@ -125,6 +129,9 @@ class BoundCachedMethod:
     def key(self, *args: Any, **kwargs: Any) -> str:
         key: str = self._method._operations.key(self.__self__, *args, **kwargs)
         return key
+
+    def explain(self, *args: Any, **kwargs: Any) -> Any:
+        return self._method._operations.explain(self.__self__, *args, **kwargs)
 
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
         return self._method._operations.invalidate(self.__self__, *args, **kwargs)
@@ -143,6 +150,8 @@ class BoundCachedMethod:
         return whole.replace(parameters=list(whole.parameters.values())[1:])
 
     def __getattr__(self, name: str) -> Any:
+        if name == "__dict__":  # the method's speaks of the function before it was bound, as its signature
+            raise AttributeError(name)
         return getattr(self._method, name)
 
     def __eq__(self, other: object) -> bool:
@@ -164,6 +173,18 @@ class BoundAsyncCachedMethod(BoundCachedMethod):
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return await self._method._wrapper(self.__self__, *args, **kwargs)
+
+
+def _bound_class(method: CachedMethod) -> type[BoundCachedMethod]:
+    """A class for each method: what stands on it is shown as the method's own, and costs no binding anything."""
+    operations, wrapper = method._operations, method._wrapper
+    base = BoundAsyncCachedMethod if operations.suspends else BoundCachedMethod
+    own: dict[str, Any] = {"__slots__": (), "__doc__": wrapper.__doc__, "__module__": wrapper.__module__}
+    own["_method"] = staticmethod(method)  # a descriptor by itself, it would bind to what carries it
+    first = next(iter(inspect.signature(operations.fn).parameters.values()), None)
+    if first is not None and first.kind in POSITIONAL:
+        own["__call__"] = compile_wrapper(operations, bound=True)  # a call with stars costs 0.2 µs more
+    return type(base.__name__, (base,), own)
 
 
 def place_of(fn: Any) -> tuple[Callable[..., Any], Kind, Binds | None]:

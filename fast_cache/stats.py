@@ -53,14 +53,19 @@ class Count:
 
     def __init__(self) -> None:
         self.up: Callable[[], int] = itertools.count().__next__
-        self._lock = threading.Lock()
+        # Reentrant, here and below: garbage collected in here may run code of the user's that asks the cache.
+        self._lock = threading.RLock()
         self._reads = 0
 
     def value(self) -> int:
         with self._lock:  # looking takes a number too, so the looks are subtracted
-            value = self.up() - self._reads
-            self._reads += 1
-            return value
+            while True:
+                reads = self._reads
+                number = self.up()
+                undisturbed = self._reads == reads
+                self._reads += 1
+                if undisturbed:
+                    return number - reads
 
 
 class FunctionStats:
@@ -73,7 +78,7 @@ class FunctionStats:
         self._misses = Count()
         self.hit = self._hits.up
         self.miss = self._misses.up
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._loads = 0
         self._errors = 0
         self._seconds = 0.0

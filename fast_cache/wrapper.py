@@ -8,13 +8,14 @@ where ``*args, **kwargs`` and a text key take 0.5 and ``inspect.Signature.bind``
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import Parameter, Signature
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_cache.entry import MAX_VISITS
+from fast_cache.entry import MAX_VISITS, Shelf
 from fast_cache.http.endpoint import REQUEST_PARAMETER
+from fast_cache.keys import CACHE_KEY, RAW, OwnerShapes
 from fast_cache.keys.binder import Namespace, compile_function, passed_on, stars
 
 if TYPE_CHECKING:
@@ -23,15 +24,24 @@ if TYPE_CHECKING:
 BYPASS_PARAMETER: Final = "skip_cache"
 
 
-def compile_wrapper(operations: Operations) -> Callable[..., Any]:
-    """Return the wrapper of a function; it accepts what the function does, and the two parameters of the cache."""
+def compile_wrapper(operations: Operations, *, bound: bool = False) -> Callable[..., Any]:
+    """Return the wrapper of a function; it accepts what the function does, and the two parameters of the cache.
+
+    With ``bound`` it takes, in place of the first parameter, an object that has the instance or class as ``__self__``.
+    """
     own = inspect.signature(operations.fn)
     signature = _with_ours(own)
     space = Namespace(signature)
     entry, value, text = space.fresh(), space.fresh(), space.fresh()
     args, kwargs = passed_on(own)
     wait = "await " if operations.suspends else ""
-    lines = [
+    lines = []
+    if bound:
+        owner, *others = signature.parameters.values()
+        carrier = Parameter(space.fresh(), Parameter.POSITIONAL_ONLY)
+        signature = signature.replace(parameters=[carrier, *others])
+        lines.append(f"{owner.name} = {carrier.name}.__self__")
+    lines += [
         f"if {BYPASS_PARAMETER} or {REQUEST_PARAMETER} is not None:",
         f"    return {wait}{space.add(operations.directed)}({BYPASS_PARAMETER}, {REQUEST_PARAMETER}, {args}, {kwargs})",
         *_look(operations, space, entry, text),
@@ -53,7 +63,8 @@ def compile_wrapper(operations: Operations) -> Callable[..., Any]:
 def _look(operations: Operations, space: Namespace, entry: str, text: str) -> list[str]:
     """Source that looks for the entry of a call: by its arguments where they are simple, else by its text key."""
     keys = operations.keys
-    spelled = ", ".join(_spelled(parameter) for parameter in keys.signature.parameters.values())
+    parameters = keys.signature.parameters
+    spelled = ", ".join(_spelled(parameter) for parameter in parameters.values())
     by_text = [
         f"{entry} = {text} = None",
         "try:",
@@ -62,20 +73,65 @@ def _look(operations: Operations, space: Namespace, entry: str, text: str) -> li
         f"except {space.add(Exception)}:",  # there is no key; whoever handles the miss will say so
         "    pass",
     ]
-    shape = keys.shape
-    if shape is None:
+    if keys.slot_types is None:
         return by_text
+    names = list(keys.slot_types)
     simple = " and ".join(
-        _is_one_of(name, keys.signature.parameters[name].annotation, allowed, space)
-        for name, allowed in zip(shape.names, shape.types, strict=True)
+        _is_one_of(name, parameters[name].annotation, allowed, space) for name, allowed in keys.slot_types.items()
     )
+    if keys.owners is not None:
+        return _look_for_owned(operations, keys.owners, space, entry, text, simple, by_text)
     by_slot = [
         f"{text} = None",
-        f"{entry} = {space.add(operations)}.shelf.table.get({_tuple_unless_one(shape.names)})",
+        f"{entry} = {space.add(operations)}.shelf.table.get({_tuple_unless_one(names)})",
     ]
     if not simple:
         return by_slot
-    return [f"if {simple}:", *(f"    {line}" for line in by_slot), "else:", *(f"    {line}" for line in by_text)]
+    return [f"if {simple}:", *_indented(by_slot), "else:", *_indented(by_text)]
+
+
+def _look_for_owned(
+    operations: Operations,
+    owners: OwnerShapes,
+    space: Namespace,
+    entry: str,
+    text: str,
+    simple: str,
+    by_text: list[str],
+) -> list[str]:
+    """The same for a method: on the shelf of its owner's class, by what the owner's ``__cache_key__()`` returns."""
+    owner, *_ = operations.keys.signature.parameters
+    names = list(operations.keys.slot_types or ())
+    shelf, nowhere = space.fresh(), space.add(Shelf())
+    holder = owner if owners.of_classes else f"{space.add(type)}({owner})"
+    # What is not known here is looked for where nothing is: whoever handles the miss finds out.
+    lines = [f"{shelf} = {space.add(operations.shelves.table.get)}({space.add(id)}({holder}), {nowhere})"]
+    if simple:
+        lines = [f"{shelf} = None", f"if {simple}:", *_indented(lines)]
+    if not owners.of_classes:
+        key = space.fresh()
+        names.insert(0, key)
+        lines += [
+            f"if {shelf} is not None:",
+            "    try:",
+            f"        {key} = {owner}.{CACHE_KEY}()",
+            f"        if not {_is_one_of(key, str, RAW, space)}:",
+            f"            {shelf} = None",
+            f"    except {space.add(Exception)}:",
+            f"        {shelf}, {key} = {nowhere}, None",
+        ]
+    return [
+        *lines,
+        f"if {shelf} is not None:",
+        f"    {text} = None",
+        f"    {entry} = {shelf}.table.get({_tuple_unless_one(names)})",
+        "else:",
+        *_indented(by_text),
+    ]
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
 
 
 def _is_one_of(name: str, annotation: Any, allowed: frozenset[type], space: Namespace) -> str:
@@ -86,7 +142,7 @@ def _is_one_of(name: str, annotation: Any, allowed: frozenset[type], space: Name
     return f"({kind}({name}) is {space.add(likely)} or {kind}({name}) in {space.add(allowed)})"
 
 
-def _tuple_unless_one(names: tuple[str, ...]) -> str:
+def _tuple_unless_one(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"({', '.join(names)})"
 
 

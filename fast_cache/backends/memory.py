@@ -8,6 +8,8 @@ can't slip in. Which entries stay is the eviction policy's decision.
 from __future__ import annotations
 
 import copy as copying
+import itertools
+import sys
 import threading
 from collections.abc import Callable, Hashable
 from time import monotonic
@@ -19,12 +21,13 @@ from fast_cache.backends.eviction import S3FIFO, Cause
 from fast_cache.backends.keyspace import check_key, check_namespace
 from fast_cache.backends.store import NO_SHELF, Address, CodecSource, Store
 from fast_cache.durations import Duration, optional_seconds
-from fast_cache.entry import MAX_VISITS, MISSING, NEVER, Entry, Shelf
+from fast_cache.entry import MAX_VISITS, MISSING, NEVER, Age, AgedEntry, Entry, MissingType, Shelf
 from fast_cache.errors import ConfigurationError, EncodeError, InvalidTypeError
+from fast_cache.freshness import Found, Life
 from fast_cache.keys import Slot, address_of
+from fast_cache.outcome import Raised
 from fast_cache.ports import Port
 from fast_cache.single_flight import Flight
-from fast_cache.stats import Stats
 
 DEFAULT_MAX_SIZE: Final = 100_000
 
@@ -89,7 +92,7 @@ class InMemoryBackend(CacheBackend):
     def set(self, key: str, value: Any, expire: Duration | None = None) -> None:
         lifetime = optional_seconds(expire, option="expire")
         address = self._address(key)
-        self._store.put(address, value, lifetime)
+        self._store.put(address, value, Life(lifetime))
         if address is not key:
             self._store.remove(key)
 
@@ -115,10 +118,6 @@ class InMemoryBackend(CacheBackend):
 
     async def ahas(self, key: str) -> bool:
         return self.has(key)
-
-    def stats(self) -> Stats:
-        """What was asked of this backend, by decorated functions and directly, and what is in it."""
-        return self._store.stats()
 
     def __len__(self) -> int:
         return self._store.size()
@@ -158,6 +157,7 @@ class MemoryStore(Store):
         weigher: Weigher | None = None,
     ) -> None:
         super().__init__("InMemoryBackend")
+        self.label = "memory"
         self._lock = threading.RLock()
         self._changing = False
         self._deferred: list[Callable[[], Any]] = []
@@ -178,23 +178,34 @@ class MemoryStore(Store):
         return self._shelf(name) if self.shares and name is not None else NO_SHELF
 
     def look(self, key: Address) -> Any:
+        found = self.find(key)
+        if found is MISSING or found.fresh_for <= 0 or type(found.value) is Raised:
+            return MISSING
+        return found.value
+
+    def find(self, key: Address, *, count: bool = False) -> Found | MissingType:
+        """What lies under ``key``, fresh or stale; with ``count`` that is a hit of the entry."""
         shelf, name = self._place(key)
         entry = shelf.table.get(name)
         if entry is None:
             return MISSING
         value = entry.value  # before the expiry: an entry is retired in the opposite order
-        if entry.expires <= monotonic():
+        now = monotonic()
+        if entry.is_over(now):
             return MISSING
         if entry.visits < MAX_VISITS:
             entry.visits += 1
-        if self._duplicate is None:
-            return value
-        try:
-            return self._duplicate(value)
-        except Exception:
-            return MISSING  # it could be copied when it was stored
+        if self._duplicate is not None:
+            try:
+                value = self._duplicate(value)
+            except Exception:
+                return MISSING  # it could be copied when it was stored
+        if type(entry) is AgedEntry:
+            age = entry.age
+            return Found(value, age.fresh_until - now, age.lifetime, age.load, age.hit() if count else 0)
+        return Found(value, entry.expires - now)
 
-    def put(self, key: Address, value: Any, expire: float | None, flight: Flight | None = None) -> bool:
+    def put(self, key: Address, value: Any, life: Life, flight: Flight | None = None) -> bool:
         """Store ``value``; as the result of ``flight`` only if it was not fenced off, else fencing off any other.
 
         Raises:
@@ -207,7 +218,7 @@ class MemoryStore(Store):
             if flight is None:
                 self.remove(key)
             raise
-        expires = NEVER if expire is None else monotonic() + expire
+        expires, age = _times(life)
         shelf, name = self._place(key)
 
         def put() -> bool:
@@ -215,7 +226,7 @@ class MemoryStore(Store):
                 self.flights.invalidate(key)
             elif flight.moved:
                 return False
-            self.held.put(shelf, name, value, expires, weight)
+            self.held.put(shelf, name, value, expires, weight, age)
             return True
 
         return self._change(put, meanwhile=True)
@@ -264,16 +275,20 @@ class MemoryStore(Store):
             return None
         return lambda: duplicate(snapshot)
 
-    async def read(self, port: Port, key: Address, codec: CodecSource) -> Any:
-        return self.look(key)
+    async def read(
+        self, port: Port, key: Address, codec: CodecSource, *, soft: bool, count: bool = False
+    ) -> Found | MissingType:
+        return self.find(key, count=count)
 
-    async def capture(self, port: Port, key: Address, codec: CodecSource, *, replace: bool) -> tuple[Any, object]:
-        return MISSING if replace else self.look(key), self  # the flight itself is the fence
+    async def capture(
+        self, port: Port, key: Address, codec: CodecSource, *, soft: bool, replace: bool
+    ) -> tuple[Found | MissingType, object]:
+        return MISSING if replace else self.find(key), self  # the flight itself is the fence
 
     async def write(
-        self, port: Port, flight: Flight, ticket: object, value: Any, codec: CodecSource, expire: float | None
+        self, port: Port, flight: Flight, ticket: object, value: Any, codec: CodecSource, life: Life
     ) -> bool:
-        return self.put(flight.key, value, expire, flight)
+        return self.put(flight.key, value, life, flight)
 
     async def delete(self, port: Port, key: Address) -> bool:
         return self.remove(key)
@@ -290,9 +305,11 @@ class MemoryStore(Store):
                 return meanwhile
             self._changing = True
             try:
-                result = change()
-                while self._deferred:
-                    self._deferred.pop()()
+                try:
+                    result = change()
+                finally:
+                    while self._deferred:
+                        self._deferred.pop(0)()
             finally:
                 self._changing = False
                 dropped, self._dropped = self._dropped, []
@@ -323,24 +340,39 @@ class MemoryStore(Store):
             raise EncodeError(f"a {type(value).__name__} can't be copied ({type(error).__name__})") from None
 
     def _weigh(self, value: Any) -> float:
-        if self._weigher is None:
+        if self._weigher is None or type(value) is Raised:
             return 1
         try:
             weight = self._weigher(value)
-            weighs = weight >= 0 and weight < NEVER
+            if isinstance(weight, (bool, str, bytes, bytearray)):
+                raise TypeError
+            if type(weight) is not int:
+                weight = float(weight)  # what derives from a number may compare and add as it likes
+            weighs = 0 <= weight < NEVER
         except Exception as error:
             # Its message may quote the value.
             raise EncodeError(f"the weigher raised {type(error).__name__}; let it return a number") from None
-        if not weighs or isinstance(weight, bool):
+        if not weighs:
             raise EncodeError("the weigher must return a finite number of 0 or more")
         return weight
+
+
+def _times(life: Life) -> tuple[float, Age | None]:
+    """When an entry is looked at again, and what is known of its age if that is not its end."""
+    fresh = NEVER if life.fresh is None else life.fresh
+    now = monotonic()
+    if life.due is None:
+        return now + fresh, None
+    return now + life.due, Age(now + fresh, now + fresh + life.stale, fresh, life.load, itertools.count(1).__next__)
 
 
 def _checked_size(max_size: object) -> int:
     if not isinstance(max_size, int) or isinstance(max_size, bool):
         raise InvalidTypeError(f"max_size must be a whole number of entries, not {type(max_size).__name__}")
-    if max_size < 1:
-        raise ConfigurationError(f"max_size must be at least 1, got {max_size}; the memory cache is always bounded")
+    if not 1 <= max_size <= sys.maxsize:
+        raise ConfigurationError(
+            "max_size must be at least 1 and no more than sys.maxsize: the cache is always bounded"
+        )
     return max_size
 
 
@@ -351,8 +383,8 @@ def _checked_weight(max_weight: object, weigher: object) -> float | None:
         return None
     if not isinstance(max_weight, (int, float)) or isinstance(max_weight, bool):
         raise InvalidTypeError(f"max_weight must be a number, not {type(max_weight).__name__}")
-    if not 0 < max_weight < NEVER:
-        raise ConfigurationError(f"max_weight must be positive and finite, got {max_weight}")
+    if not 0 < max_weight <= sys.float_info.max:
+        raise ConfigurationError("max_weight must be positive and finite")
     if not callable(weigher):
         raise InvalidTypeError(f"weigher must be a function of the value, not {type(weigher).__name__}")
     return max_weight

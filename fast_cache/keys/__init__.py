@@ -9,22 +9,32 @@ from __future__ import annotations
 
 from fast_cache.keys.binder import compile_binder
 from fast_cache.keys.call_key import KeyMaker, Kind
+from fast_cache.keys.closure import code_digest
 from fast_cache.keys.encode import encode, encode_hashed
 from fast_cache.keys.hints import resolve_hints
+from fast_cache.keys.objects import CACHE_KEY
+from fast_cache.keys.outliving import outlive_request
+from fast_cache.keys.owners import OwnerShapes
 from fast_cache.keys.roles import NotKeyed, Role
-from fast_cache.keys.slots import Slot, address_of
+from fast_cache.keys.slots import RAW, Slot, address_of, text_of
 from fast_cache.keys.twins import Twins
 
 __all__ = [
+    "CACHE_KEY",
+    "RAW",
     "KeyMaker",
     "Kind",
     "NotKeyed",
+    "OwnerShapes",
     "Role",
     "Slot",
     "Twins",
     "address_of",
+    "code_digest",
     "compile_binder",
     "encode",
     "encode_hashed",
+    "outlive_request",
     "resolve_hints",
+    "text_of",
 ]

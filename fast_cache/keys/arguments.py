@@ -8,6 +8,7 @@ that was made of a visitor's identity has no encoding where nobody has made sure
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Final
 
 from fast_cache.errors import UnkeyableError
@@ -15,6 +16,7 @@ from fast_cache.keys.classes import importable, process_label
 from fast_cache.keys.containers import CONTAINERS
 from fast_cache.keys.encode import ADVICE, encode, encode_hashed
 from fast_cache.keys.roles import Role, role_of_class
+from fast_cache.keys.times import STANDARD_ZONES, encode_datetime
 
 LEFT_OUT: Final = "-"
 """Stands in a key for a value that was left out because of its class. It is no encoding."""
@@ -60,6 +62,8 @@ def parameter_encoder(name: str, role: Role, *, is_owner: bool, handles_by_value
 
     def encode_argument(value: Any) -> str:
         cls = type(value)
+        if cls is datetime and type(value.tzinfo) in STANDARD_ZONES:
+            return encode_datetime(value)
         if cls in CONTAINERS:
             return encode(value, name)
         found = role_of_class(cls)

@@ -74,6 +74,8 @@ def compile_function(
     }
     function.__qualname__ = name
     function.__name__ = name.rpartition(".")[2]
+    # Tracebacks and profilers go by the names that the code has.
+    function.__code__ = function.__code__.replace(co_name=function.__name__, co_qualname=name)
     function.__module__ = module
     compiled: Callable[..., Any] = function
     return compiled

@@ -19,11 +19,15 @@ from fast_cache.keys.binder import POSITIONAL, Namespace, compile_binder, stars
 from fast_cache.keys.builder import builder_arguments
 from fast_cache.keys.closure import local_digest
 from fast_cache.keys.compiling import Piece, argument, call, compile_key
+from fast_cache.keys.containers import CONTAINERS
 from fast_cache.keys.encode import encode
 from fast_cache.keys.hints import resolve_hints
+from fast_cache.keys.outliving import outlive_request
+from fast_cache.keys.owners import OwnerShapes
 from fast_cache.keys.parameters import role_of_parameter
 from fast_cache.keys.prefix import make_prefix
-from fast_cache.keys.roles import Role
+from fast_cache.keys.roles import Role, role_of_class
+from fast_cache.keys.scalars import LEAVES
 from fast_cache.keys.slots import FLAG, RAW, Shape, Slot
 from fast_cache.keys.template import Field, parse_template
 from fast_cache.keys.twins import Twins
@@ -31,6 +35,7 @@ from fast_cache.keys.twins import Twins
 Kind = Literal["function", "method", "classmethod", "staticmethod"]
 
 _IN_KEY = (Role.KEYED, Role.HASHED, Role.REQUEST)
+_LEFT_OUT = (Role.NOT_KEYED, Role.OMITTED)
 
 
 class KeyMaker:
@@ -59,7 +64,10 @@ class KeyMaker:
         parameters: what each parameter is to the key, in the signature's order.
         bind: takes a call's arguments and returns their values in the signature's order, defaults applied.
         compiled: takes a call's arguments and returns its key, or raises as :meth:`key` does.
-        shape: how slots of this function lie, or ``None`` where only text will do.
+        slot_types: the parameters in the key, but for the owner, with the types that may stand in a slot; ``None``
+            where only text will do.
+        shape: how the slots of this function lie, where there are any and no owner is in the key.
+        owners: the same for a method whose owner is in the key.
         unkeyed_closure: variables that a local function closes over and that are in no key: they are mutable, or their
             class is not known to be constant.
 
@@ -109,7 +117,18 @@ class KeyMaker:
         else:
             pieces = self._argument_pieces(roles, hints, space)
         self._template = key
-        self.shape = self._make_shape(roles, hints) if key is None and key_builder is None else None
+        self.slot_types = self._slot_types(roles, hints) if key is None and key_builder is None else None
+        self.shape: Shape | None = None
+        self.owners: OwnerShapes | None = None
+        if self.slot_types is not None:
+            self._keyed = tuple(list(roles).index(name) for name in self.slot_types)
+            if self._owner is None or roles[self._owner] not in _IN_KEY:
+                self.shape = Shape.of(self.prefix, self.slot_types)
+            else:
+                encoder = self._encoder(self._owner, Role.KEYED)
+                self.owners = OwnerShapes(
+                    self.prefix, self._owner, self.slot_types, of_classes=kind == "classmethod", encode=encoder
+                )
         self.parameters: Mapping[str, Role] = MappingProxyType(roles)
         self.bind: Callable[..., tuple[Any, ...]] = compile_binder(self.signature, name=fn.__qualname__)
         self.compiled: Callable[..., str] = compile_key(
@@ -132,12 +151,30 @@ class KeyMaker:
             UnkeyableError: an argument can't be encoded.
             TypeError: the function does not accept these arguments.
         """
-        if self.shape is not None:
+        if self.slot_types is not None:
             values = self.bind(*args, **kwargs)
-            slot = self.shape.slot(tuple(values[index] for index in self._keyed))
+            keyed = tuple(values[index] for index in self._keyed)
+            if self.shape is not None:
+                slot = self.shape.slot(keyed)
+            else:
+                assert self.owners is not None
+                slot = self.owners.slot(values[0], keyed)
             if slot is not None:
                 return slot
         return self.compiled(*args, **kwargs)
+
+    def outlives_request(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call can be made when the request it belongs to is over: nothing among its arguments, or that these
+        hold, ends with it.
+
+        What is left out of the key is taken for something that does, unless it is a plain value.
+
+        Raises:
+            TypeError: the function does not accept these arguments.
+        """
+        values = self.bind(*args, **kwargs)
+        left_out = (value for role, value in zip(self.parameters.values(), values, strict=True) if role in _LEFT_OUT)
+        return all(_is_plain(type(value)) for value in left_out) and outlive_request(values)
 
     def explain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, str]:
         """Return, for each parameter, its text in the key of this call or the reason why it has none.
@@ -186,17 +223,12 @@ class KeyMaker:
             roles[name] = role
         return roles
 
-    def _make_shape(self, roles: dict[str, Role], hints: Mapping[str, Any]) -> Shape | None:
-        """The shape of slots, where what is in the key is nothing but plain parameters."""
-        keyed = {name: index for index, (name, role) in enumerate(roles.items()) if role in _IN_KEY}
-        plain = all(
-            roles[name] is Role.KEYED and name != self._owner and not stars(self.signature.parameters[name])
-            for name in keyed
-        )
-        self._keyed = tuple(keyed.values())
-        return (
-            Shape.of(self.prefix, {name: FLAG if hints.get(name) is bool else RAW for name in keyed}) if plain else None
-        )
+    def _slot_types(self, roles: dict[str, Role], hints: Mapping[str, Any]) -> dict[str, frozenset[type]] | None:
+        """What may stand in a slot, if what is in the key is nothing but plain parameters and the owner."""
+        keyed = [name for name, role in roles.items() if role in _IN_KEY and name != self._owner]
+        if any(roles[name] is not Role.KEYED or stars(self.signature.parameters[name]) for name in keyed):
+            return None
+        return {name: FLAG if hints.get(name) is bool else RAW for name in keyed}
 
     def _argument_pieces(self, roles: dict[str, Role], hints: Mapping[str, Any], space: Namespace) -> list[Piece]:
         pieces: list[Piece] = []
@@ -221,6 +253,10 @@ class KeyMaker:
             return ", ".join(f"{{{field.text}}} = {text_or_reason(field, value)}" for field in mine)
         text = text_or_reason(self._encoder(name, role), value)
         return reason_left_out(value) if text == LEFT_OUT else text
+
+
+def _is_plain(cls: type) -> bool:
+    return cls in LEAVES or cls in CONTAINERS or role_of_class(cls) is Role.HANDLE
 
 
 def _signature(fn: Any) -> Signature:

@@ -54,10 +54,12 @@ def process_label(cls: type) -> str:
 
     Two classes made by one function share module and qualified name and may differ in everything else.
     """
-    with _numbering:
-        number = _numbers.get(cls)
-        if number is None:
-            number = _numbers[cls] = next(_next_number)
+    number = _numbers.get(cls)
+    if number is None:
+        with _numbering:
+            number = _numbers.get(cls)
+            if number is None:
+                number = _numbers[cls] = next(_next_number)
     return f"{label(cls)}~{_PROCESS}.{number}"
 
 

@@ -19,7 +19,8 @@ from fast_cache.keys.walk import Encoder, RefusalError, Walk
 _FORMATS: Final = frozenset("cbB?hHiIlLqQnNefd")
 """Formats of ``struct`` whose bytes are the value; objects and pointers would put addresses into a key."""
 
-_MAX_NAME: Final = 40
+_MEMBER: Final = "[...]"
+"""How a path names what a set or a dict holds: keys are data, and data does not belong in an error's text."""
 
 
 def _list(value: list[Any], walk: Walk) -> str:
@@ -47,7 +48,7 @@ def _members(members: list[Any], walk: Walk) -> str:
     try:
         return ",".join(sorted(map(walk.encode, members)))
     except RefusalError as refusal:
-        refusal.within("[...]")
+        refusal.within(_MEMBER)
         raise
 
 
@@ -70,17 +71,11 @@ def _mapping_proxy(value: MappingProxyType[Any, Any], walk: Walk) -> str:
 
 def _pairs(items: list[tuple[Any, Any]], walk: Walk) -> list[str]:
     walk.spend(len(items))
-    texts: list[str] = []
     try:
-        for key, value in items:
-            texts.append(f"{walk.encode(key)}={walk.encode(value)}")
+        return [f"{walk.encode(key)}={walk.encode(value)}" for key, value in items]
     except RefusalError as refusal:
-        key = items[len(texts)][0]
-        # Other keys are data, and data does not belong in an error's text.
-        plain = type(key) is str and key.isidentifier() and len(key) <= _MAX_NAME
-        refusal.within(f"[{key!r}]" if plain else "[...]")
+        refusal.within(_MEMBER)
         raise
-    return texts
 
 
 def _slice(value: slice, walk: Walk) -> str:

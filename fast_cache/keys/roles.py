@@ -75,7 +75,23 @@ _HANDLES: Final = frozenset(
     for name in names.split()
 )
 
+_SESSIONS: Final = frozenset(
+    {
+        *("Session", "AsyncSession", "scoped_session", "async_scoped_session"),
+        *("Connection", "AsyncConnection", "PoolConnectionProxy", "connection"),
+    }
+)
+"""Of the handles, what a request opens and closes; clients, pools and engines live as long as the application."""
+
+_ENDING: Final = (
+    frozenset((package, name) for package, name in _HANDLES if name in _SESSIONS and package != "requests")
+    | _REQUESTS
+    | _PER_REQUEST
+    | {("starlette", "UploadFile"), ("_io", "_IOBase")}  # which all files derive from
+)
+
 _known: WeakKeyDictionary[type, Role] = WeakKeyDictionary()
+_known_to_end: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 
 
 def role_of_class(cls: type) -> Role:
@@ -95,3 +111,14 @@ def _recognise(cls: type) -> Role:
     if family & _PER_REQUEST:
         return Role.PER_REQUEST
     return Role.HANDLE if family & _HANDLES else Role.KEYED
+
+
+def ends_with_request(cls: type) -> bool:
+    """Whether what has this class is usually gone when the request is over for which it was made.
+
+    A ``__cache_key__`` says how it is keyed, and nothing about how long it lives.
+    """
+    ends = _known_to_end.get(cls)
+    if ends is None:
+        ends = _known_to_end[cls] = not ancestry(cls).isdisjoint(_ENDING)
+    return ends

@@ -8,6 +8,8 @@ of their own count as one zone, whoever made them: the standard library, or Pyda
 from __future__ import annotations
 
 from datetime import UTC, datetime, time, timedelta, timezone, tzinfo
+from types import NoneType
+from typing import Final
 from zoneinfo import ZoneInfo
 
 from fast_cache.keys.classes import ancestry, label
@@ -17,7 +19,14 @@ from fast_cache.keys.walk import RefusalError, Walk
 _PYDANTIC_OFFSET = ("pydantic_core", "TzInfo")
 
 
-def encode_datetime(value: datetime, walk: Walk) -> str:
+STANDARD_ZONES: Final = frozenset({NoneType, timezone, ZoneInfo})
+"""The exact types of ``tzinfo`` that run no code of the user's."""
+
+
+def encode_datetime(value: datetime, walk: Walk | None = None) -> str:
+    zone = value.tzinfo
+    if (zone is None or zone is UTC) and not value.fold:
+        return f"datetime({datetime.isoformat(value)})"  # the usual ones, three calls less
     return f"datetime({datetime.isoformat(value)}{_fold(value)}{_zone(value)})"
 
 
@@ -54,8 +63,10 @@ def _zone(value: datetime | time) -> str:
 
 
 def _fixed_name(zone: timezone) -> str:
+    if zone is UTC:
+        return ""
     name = zone.tzname(None)
-    return "" if zone is UTC or name == timezone(zone.utcoffset(None)).tzname(None) else f",{quote(name)}"
+    return "" if name == timezone(zone.utcoffset(None)).tzname(None) else f",{quote(name)}"
 
 
 def _name_at(zone: tzinfo, value: datetime | time) -> str:

@@ -684,8 +684,12 @@ class TestRefusals:
         [
             (Filters(owner=[object()]), "filters.owner[0]"),
             ([1, (2, object())], "filters[1][1]"),
-            ({"owner": object()}, "filters['owner']"),
-            ({"not a name": object()}, "filters[...]"),
+            ({"owner": object()}, "filters[...]"),
+            ({1: {"not a name": (0, object())}}, "filters[...][...][1]"),
+            (collections.OrderedDict(owner=object()), "filters[...]"),
+            (collections.defaultdict(None, owner=object()), "filters[...]"),
+            (MappingProxyType({"owner": object()}), "filters[...]"),
+            (Open.model_validate({"owner": object()}), "filters[...]"),
             ({object(): 1}, "filters[...]"),
             ({object()}, "filters[...]"),
             (ById([object()]), "filters.__cache_key__()[0]"),
@@ -703,6 +707,13 @@ class TestRefusals:
         with pytest.raises(UnkeyableError) as caught:
             encode({"password": "hunter2", "of hunter2": [object(), "hunter2"]})
         assert "hunter2" not in str(caught.value)
+
+    @pytest.mark.parametrize("key", ["hunter2", "of hunter2", ("hunter2",), Text("hunter2")], ids=repr)
+    def test_no_key_of_a_dict_stands_in_the_message(self, key: object) -> None:
+        for value in ({key: object()}, [{1: {key: object()}}], collections.OrderedDict({key: object()})):
+            with pytest.raises(UnkeyableError) as caught:
+                encode(value, "filters")
+            assert "hunter2" not in str(caught.value) + caught.value.path
 
     def test_a_cycle_is_refused(self) -> None:
         with pytest.raises(UnkeyableError, match="contains itself"):

@@ -6,20 +6,27 @@ written against the grammar alone and imports nothing of the encoder's.
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+import enum
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from datetime import UTC, timedelta, timezone
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
+from zoneinfo import ZoneInfo
 
 import hypothesis.strategies as st
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
+from pydantic import BaseModel, SecretStr
 
-from fast_cache.keys import KeyMaker, encode
+from fast_cache.keys import KeyMaker, encode, encode_hashed
 
 # A busy machine is not a fault of the code.
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -194,36 +201,144 @@ def test_namespace_and_version_can_not_imitate_each_other(a: str, b: str, c: str
     assert KeyMaker(pair, version=clean(a)).prefix not in prefixes
 
 
-PROGRAM = """
-import dataclasses, enum, sys
-from datetime import datetime, timezone
-sys.path.insert(0, {root!r})
-from fast_cache.keys import KeyMaker, encode
-
-class Color(enum.Flag):
+class Color(enum.Enum):
     RED = 1
-    BLUE = 2
+    BLUE = "blue"
 
-@dataclasses.dataclass
+
+class Access(enum.Flag):
+    READ = 1
+    WRITE = 2
+    DELETE = 4
+
+
+class Point(NamedTuple):
+    x: Any
+    y: Any
+
+
+class Text(str):
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
 class Filters:
-    tags: frozenset
-    by: dict
+    tags: Any
+    page: Any = 1
 
-def search(filters, *more, **rest): ...
 
-words = ["red", "green", "blue", "cyan", "black", "white"]
-filters = Filters(frozenset(words), {{word: {{word, word * 2, 1, 1.5, None}} for word in words}})
-print(encode(filters))
-print(encode([Color.RED | Color.BLUE, Color, search, datetime(2024, 1, 2, tzinfo=timezone.utc), hash]))
-print(KeyMaker(search, namespace="shop").compiled(filters, set(words), b=set(words), a=1))
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    by: Any
+
+
+class Model(BaseModel):
+    field: Any
+    token: SecretStr = SecretStr("")
+
+
+class Keyed:
+    def __init__(self, key: Any) -> None:
+        self.key = key
+
+    def __cache_key__(self) -> Any:
+        return self.key
+
+
+def search(value: Any, *more: Any, **rest: Any) -> None: ...
+
+
+SEARCH = KeyMaker(search, namespace="shop")
+
+zones = st.sampled_from([None, UTC, timezone(timedelta(hours=-3)), ZoneInfo("Europe/Paris"), ZoneInfo("UTC")])
+more_leaves = (
+    leaves
+    | st.dates()
+    | st.datetimes(timezones=zones)
+    | st.times()
+    | st.timedeltas()
+    | st.uuids()
+    | st.decimals(allow_nan=False)
+    | st.fractions()
+    | st.ip_addresses()
+    | st.sampled_from([*Color, *map(Access, range(8)), Color, Access, int, pair, hash, UTC, ZoneInfo("Europe/Paris")])
+    | st.builds(range, st.integers(-9, 9), st.integers(-9, 9))
+    | st.text("a./ é", max_size=6).map(PurePosixPath)
+    | texts.map(Text)
+)
+more_hashables = st.recursive(
+    more_leaves,
+    lambda inner: (
+        st.lists(inner, max_size=3).map(tuple)
+        | st.frozensets(inner, max_size=5)
+        | st.builds(Point, inner, inner)
+        | st.builds(Filters, inner, inner)
+    ),
+    max_leaves=4,
+)
+several = st.sets(texts | st.uuids() | more_hashables, min_size=3, max_size=6)
+"""Sets whose order of iteration differs from one process to another."""
+
+more_values = st.recursive(
+    more_hashables | several | several.map(frozenset),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(more_hashables, inner, max_size=4)
+        | st.dictionaries(texts, inner, max_size=4).map(collections.OrderedDict)
+        | st.dictionaries(texts, inner, max_size=4).map(lambda made: collections.defaultdict(list, made))
+        | st.lists(inner, max_size=4).map(collections.deque)
+        | st.builds(Filters, inner, inner)
+        | st.builds(Slotted, inner)
+        | st.builds(Model, field=inner, token=texts.map(SecretStr))
+        | st.builds(Keyed, inner)
+    ),
+    max_leaves=6,
+)
+
+
+def generated(count: int) -> list[Any]:
+    """The same values at every run."""
+    found: list[Any] = []
+
+    @settings(patient, max_examples=count, derandomize=True, database=None, phases=[Phase.generate])
+    @given(st.tuples(several, more_values))
+    def collect(value: Any) -> None:
+        found.append(value)
+
+    collect()
+    return found
+
+
+def keys_of(values: list[Any]) -> list[str]:
+    return [
+        text
+        for value in values
+        for text in (encode(value), encode_hashed(value), SEARCH.compiled(value, value, b=value, a=1))
+    ]
+
+
+ORDER = "".join({"red", "green", "blue", "cyan", "black", "white"})
+"""Tells this process from those with another hash seed."""
+
+PROGRAM = """
+import pickle, sys
+sys.path.insert(0, {root!r})
+from {module} import ORDER, keys_of
+sys.stdout.buffer.write(pickle.dumps((ORDER, keys_of(pickle.load(sys.stdin.buffer)))))
 """
 
 
 def test_another_process_with_another_hash_seed_makes_the_same_keys() -> None:
-    outputs = set()
-    for seed in ("0", "1", "2"):
+    values = generated(200)
+    ours = keys_of(values)
+    assert len(set(ours)) > 400, "the values are too much alike to say anything"
+    pickled = pickle.dumps(values)
+    orders = set()
+    for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
-        command = [sys.executable, "-c", PROGRAM.format(root=str(ROOT))]
-        outputs.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
-    assert len(outputs) == 1
-    assert len(outputs.pop().splitlines()) == 3
+        command = [sys.executable, "-c", PROGRAM.format(root=str(ROOT), module=__name__)]
+        process = subprocess.run(command, env=environment, input=pickled, stdout=subprocess.PIPE, check=True)
+        order, theirs = pickle.loads(process.stdout)
+        orders.add(order)
+        assert [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]] == []
+    assert len(orders) == 2, "both processes had the same seed"

@@ -377,7 +377,7 @@ class TestRoles:
         assert caught.value.path == "rest[1][0]"
         with pytest.raises(UnkeyableError) as caught:
             KeyMaker(many).compiled(1, x={"y": object()})
-        assert caught.value.path == "named['x']['y']"
+        assert caught.value.path == "named[...][...]"
 
 
 def token(authorization: Annotated[str, Header()]) -> str:
@@ -697,6 +697,12 @@ class TestExplain:
         explained = KeyMaker(anything).explain((Credentials(password=SecretStr("hunter2")),), {})
         assert "hunter2" not in str(explained)
         assert "Credentials" in explained["value"]
+
+    def test_it_names_no_key_of_a_dict_and_no_extra_argument_that_is_in_the_way(self) -> None:
+        explained = KeyMaker(many).explain(({"hunter2": object()},), {"hunter2": object()})
+        assert explained["first"].startswith("unkeyable: first[...]: ")
+        assert explained["named"].startswith("unkeyable: named[...]: ")
+        assert "hunter2" not in str(explained)
 
     def test_it_shows_the_fields_of_a_template(self) -> None:
         maker = KeyMaker(many, key="{first.x}:{first.y}:{rest[0]}")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 
+from examples.sqlite_backend import SQLiteBackend
 from fast_cache import Cache, CacheBackend, InMemoryBackend, RedisBackend
 from fast_cache.stats import Count, FunctionStats, Stats, Tally, total
 
@@ -289,12 +292,12 @@ class TestFunctions:
         def fn(x: int) -> int:
             return x
 
-        fn(1, skip_cache=True)  # type: ignore[call-arg]
+        fn(1, skip_cache=True)
         assert fn.stats() == Stats()
         fn(1)
-        fn(1, skip_cache=True)  # type: ignore[call-arg]
+        fn(1, skip_cache=True)
         assert counts(fn.stats()) == (0, 1, 1, 0)
-        fn(1, skip_cache=False)  # type: ignore[call-arg]
+        fn(1, skip_cache=False)
         assert counts(fn.stats()) == (1, 1, 1, 0)
 
     def test_calls_before_init_app_are_not_counted(self) -> None:
@@ -740,3 +743,23 @@ class TestRedis:
         assert counts(memory.stats()) == (1, 1, 1, 0)
         assert counts(cache.stats()) == (2, 1, 1, 0)
         assert counts(fn.stats()) == (3, 2, 2, 0)
+
+    def test_reads_by_hand_are_counted(self, redis_url: str) -> None:
+        backend = RedisBackend(redis_url, namespace="stats")
+        backend.set("here", None)
+        with contextlib.closing(backend):
+            assert [backend.get("here", 1), backend.get("absent", 1)] == [None, 1]
+            assert counts(backend.stats()) == (1, 1, 0, 0)
+
+
+def test_a_backend_of_ten_methods_counts_what_functions_ask(tmp_path: Path) -> None:
+    with contextlib.closing(SQLiteBackend(tmp_path / "cache.db")) as backend:
+        cache = cache_over(backend)
+
+        @cache.cached
+        def fn(x: int) -> int:
+            return x
+
+        for x in (1, 1, 2):
+            fn(x)
+        assert counts(backend.stats()) == counts(cache.stats()) == (1, 2, 2, 0)

@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 from fast_cache.backends.eviction.queues import Queues
 from fast_cache.backends.eviction.ring import Ring, unlink
-from fast_cache.entry import NEVER, Entry, Shelf, WeighedEntry
+from fast_cache.entry import NEVER, Age, AgedEntry, Entry, Shelf, WeighedEntry
 
 _SWEEP_LEAST, _SWEEP_MOST = 16, 256
 """How many expired entries one change reclaims in each of the two queues: twice as many as the last one as long as
@@ -93,15 +93,24 @@ class S3FIFO:
         self._shelves.add(shelf)
         return shelf
 
-    def put(self, shelf: Shelf, key: Hashable, value: Any, expires: float = NEVER, weight: float = 1) -> Entry:
+    def put(
+        self,
+        shelf: Shelf,
+        key: Hashable,
+        value: Any,
+        expires: float = NEVER,
+        weight: float = 1,
+        age: Age | None = None,
+    ) -> Entry:
         """Store ``value`` on ``shelf`` under ``key`` until ``expires``, a time of the clock; return the entry.
 
         Args:
             weight: counts towards ``max_weight``; not below 0. What alone exceeds ``max_weight`` is not stored: the
                 entry returned is retired, and an older one of the key is gone.
+            age: where ``expires`` is not the end: when the entry is of no use any more.
         """
         self.reclaim()
-        entry = self._new_entry(shelf, key, value, expires, weight)
+        entry = self._new_entry(shelf, key, value, expires, weight, age)
         old = shelf.table.get(key)
         if self.max_weight is not None and entry.weight > self.max_weight:
             if old is not None:
@@ -119,7 +128,7 @@ class S3FIFO:
         entry = shelf.table.get(key)
         if entry is None:
             return False
-        alive = entry.expires > self._clock()
+        alive = not entry.is_over(self._clock())
         self._drop(entry, Cause.DELETED if alive else Cause.EXPIRED)
         return alive
 
@@ -145,14 +154,21 @@ class S3FIFO:
         if self._condemned:
             self._drain()
 
-    def _new_entry(self, shelf: Shelf, key: Hashable, value: Any, expires: float, weight: float) -> Entry:
+    def _new_entry(
+        self, shelf: Shelf, key: Hashable, value: Any, expires: float, weight: float, age: Age | None
+    ) -> Entry:
         if expires < NEVER:
             self._mortal = True
-        if self.max_weight is None:
+        if self.max_weight is None and age is None:
             return Entry(shelf, key, value, expires)
         if not weight >= 0:  # also true for NaN
             raise ValueError(f"the weight of an entry must not be below 0, got {weight!r}")
-        entry = WeighedEntry(shelf, key, value, expires)
+        entry: WeighedEntry
+        if age is None:
+            entry = WeighedEntry(shelf, key, value, expires)
+        else:
+            entry = AgedEntry(shelf, key, value, expires)
+            entry.age = age
         entry.weight = weight
         return entry
 
@@ -180,9 +196,10 @@ class S3FIFO:
         new.shelf.table[new.key] = new
         self._retire(old, Cause.REPLACED)
         if self.max_weight is not None:
-            self.weight += new.weight - old.weight
-            while self.weight > self.max_weight and self._size > 1:
-                self._evict(self._queues.probation, Cause.WEIGHT)
+            self.weight -= old.weight
+            while self.weight + new.weight > self.max_weight and self._size > 1:
+                self._evict(self._queues.probation, Cause.WEIGHT)  # of the new one too, whose weight is added below
+            self.weight += new.weight
 
     def _drop(self, entry: Entry, cause: Cause) -> None:
         """Remove an entry that its queue still holds."""
@@ -221,7 +238,7 @@ class S3FIFO:
                 entry = ring.step()
                 if entry is None:
                     break
-                if entry.expires <= now:
+                if entry.expires <= now and entry.is_over(now):
                     self._drop(entry, Cause.EXPIRED)
                     found += 1
                     continue
