@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_cache.backends.announce import fence_methods
 from fast_cache.durations import Duration
+from fast_cache.stats import Stats
 
 if TYPE_CHECKING:
     from fast_cache.backends.store import Store
@@ -21,34 +22,57 @@ if TYPE_CHECKING:
 class CacheBackend(ABC):
     """A place for values, by key.
 
-    Keys are text; values are any Python objects; ``expire`` is a duration (seconds, ``timedelta`` or text) after which
-    the value is gone, ``None`` for never. ``None`` is a value: ``get`` returns ``default`` where nothing is stored.
-    Decorated functions hand over ``bytes`` and expect them back unchanged.
+    Keys are text. ``None`` is a value like any other: ``get`` returns ``default`` only where nothing is stored.
+    To a backend that has these ten methods and no store of its own, decorated functions hand over ``bytes``, which
+    they expect back unchanged, and an ``expire`` that is a number of seconds or ``None``.
+
+    The errors named below are those of the built-in backends, which raise none because a server is away. One of yours
+    may raise what it likes: whoever calls the method gets it; a call of a decorated function runs uncached.
     """
 
     @abstractmethod
     def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of ``key``, or ``default``."""
+        """Return the value of ``key``, or ``default``.
+
+        Raises:
+            InvalidTypeError: the key is not text.
+            ConfigurationError: the key is empty, longer than 4096 characters, or not encodable as UTF-8.
+        """
 
     @abstractmethod
     async def aget(self, key: str, default: Any = None) -> Any:
-        """Return the value of ``key``, or ``default``."""
+        """Return the value of ``key``, or ``default``; raises what :meth:`get` does."""
 
     @abstractmethod
     def set(self, key: str, value: Any, expire: Duration | None = None) -> Any:
-        """Store ``value`` under ``key``, for ``expire``."""
+        """Store ``value`` under ``key``, for ``expire``.
+
+        Args:
+            key: as for :meth:`get`.
+            value: ``RedisBackend`` takes what comes back from it as it was, up to ``max_value_size``;
+                ``InMemoryBackend`` anything that can be copied and weighed, where it was told to do so.
+            expire: after how long the value is gone: seconds (``int`` or ``float``), a ``timedelta``, or text such as
+                ``"30s"`` or ``"1h30m"``. ``None``: it does not expire; it may still be evicted, and ``RedisBackend``
+                keeps no value for longer than its ``max_expire``.
+
+        Raises:
+            InvalidTypeError: the key is not text, or ``expire`` is of another type.
+            ConfigurationError: the key is one that :meth:`get` refuses, or ``expire`` is zero, negative, longer than
+                a century, or text that is no duration.
+            EncodeError: the value can't be stored.
+        """
 
     @abstractmethod
     async def aset(self, key: str, value: Any, expire: Duration | None = None) -> Any:
-        """Store ``value`` under ``key``, for ``expire``."""
+        """Store ``value`` under ``key``, for ``expire``; takes and raises what :meth:`set` does."""
 
     @abstractmethod
     def delete(self, key: str) -> Any:
-        """Remove ``key``; True if it was there."""
+        """Remove ``key``; True if it is known to have been there. Raises what :meth:`get` does."""
 
     @abstractmethod
     async def adelete(self, key: str) -> Any:
-        """Remove ``key``; True if it was there."""
+        """Remove ``key``; True if it is known to have been there. Raises what :meth:`get` does."""
 
     @abstractmethod
     def clear(self) -> Any:
@@ -60,11 +84,11 @@ class CacheBackend(ABC):
 
     @abstractmethod
     def has(self, key: str) -> bool:
-        """Whether ``key`` has a value."""
+        """Whether ``key`` has a value. Raises what :meth:`get` does."""
 
     @abstractmethod
     async def ahas(self, key: str) -> bool:
-        """Whether ``key`` has a value."""
+        """Whether ``key`` has a value. Raises what :meth:`get` does."""
 
     def close(self) -> None:  # noqa: B027  # most backends hold nothing open
         """Release what the blocking methods hold open. The backend may be used again afterwards."""
@@ -72,6 +96,10 @@ class CacheBackend(ABC):
     async def aclose(self) -> None:
         """Release what the awaiting methods hold open on this event loop, and what the blocking ones do."""
         self.close()
+
+    def stats(self) -> Stats:
+        """What decorated functions asked of this backend; what was read by hand too, if it is a built-in one."""
+        return self.engine_store().stats()
 
     def engine_store(self) -> Store:
         """The engine's view of this backend; the same object at every call."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from fast_cache.backends.store import Address, CodecSource, Store
-from fast_cache.entry import MISSING
+from fast_cache.entry import MISSING, MissingType
+from fast_cache.freshness import Life
 from fast_cache.ports import Port
 from fast_cache.single_flight import Flight
 
@@ -22,14 +23,18 @@ class NullStore(Store):
     def __init__(self) -> None:
         super().__init__("no cache")
 
-    async def read(self, port: Port, key: Address, codec: CodecSource) -> Any:
+    async def read(
+        self, port: Port, key: Address, codec: CodecSource, *, soft: bool, count: bool = False
+    ) -> MissingType:
         return MISSING
 
-    async def capture(self, port: Port, key: Address, codec: CodecSource, *, replace: bool) -> tuple[Any, object]:
+    async def capture(
+        self, port: Port, key: Address, codec: CodecSource, *, soft: bool, replace: bool
+    ) -> tuple[MissingType, object]:
         return MISSING, None
 
     async def write(
-        self, port: Port, flight: Flight, ticket: object, value: Any, codec: CodecSource, expire: float | None
+        self, port: Port, flight: Flight, ticket: object, value: Any, codec: CodecSource, life: Life
     ) -> bool:
         return False
 

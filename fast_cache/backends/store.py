@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
 from typing import Any, ClassVar, Final
 from weakref import WeakSet
 
-from fast_cache.entry import MISSING, Shelf
+from fast_cache.entry import MISSING, NEVER, MissingType, Shelf
 from fast_cache.errors import EncodeError
+from fast_cache.freshness import Found, Life
 from fast_cache.once import Health
 from fast_cache.ports import Port
 from fast_cache.serializers import Codec
@@ -24,6 +28,9 @@ from fast_cache.stats import FunctionStats, Ledger, Stats, Tally, total
 NO_SHELF: Final = Shelf()
 """Where a store without local memory is looked into: always empty."""
 
+
+_RESTING: Final = 4096
+"""How many sources are left in peace at once; beyond, the first is asked again before its time."""
 
 Address = Any
 """What an entry is kept under: its text key, or in local memory the slot of a call with simple arguments."""
@@ -44,13 +51,18 @@ class Store(ABC):
     shared: ClassVar[bool] = False
     """Whether other processes change it and every write is checked against what they did."""
 
+    label: str
+    """Where a value that it holds comes from, in a word."""
+
     texts: Shelf = NO_SHELF
     """The entries with text keys, for a look without I/O; empty where a store has no local memory."""
 
     def __init__(self, name: str) -> None:
         self.flights = Flights()
+        self.label = name
         self.health = Health(name)
         self.direct = FunctionStats()
+        self._resting: OrderedDict[Address, float] = OrderedDict()
         self._ledgers: list[Ledger] = []
         self._past = Tally()
         _stores.add(self)
@@ -66,6 +78,23 @@ class Store(ABC):
     def look(self, key: Address) -> Any:
         """The value of ``key`` in local memory or ``MISSING``, without I/O."""
         return MISSING
+
+    def rests(self, key: Address) -> bool:
+        """Whether the source of ``key`` failed a moment ago, and is to be left in peace."""
+        return bool(self._resting) and self._resting.get(key, -NEVER) > monotonic()
+
+    def rested(self, key: Address) -> None:
+        """The source of ``key`` works."""
+        if self._resting:
+            self._resting.pop(key, None)
+
+    def rest(self, key: Address, seconds: float) -> None:
+        """Leave the source of ``key`` in peace for so many seconds."""
+        self._resting.pop(key, None)
+        self._resting[key] = monotonic() + seconds
+        if len(self._resting) > _RESTING:
+            with suppress(KeyError):  # another thread took the last one
+                self._resting.popitem(last=False)
 
     def join(self, ledger: Ledger) -> None:
         """Functions are bound to this store, and what they count is counted here."""
@@ -111,22 +140,29 @@ class Store(ABC):
         return True
 
     @abstractmethod
-    async def read(self, port: Port, key: Address, codec: CodecSource) -> Any:
-        """Return the value of ``key``, or ``MISSING``."""
+    async def read(
+        self, port: Port, key: Address, codec: CodecSource, *, soft: bool, count: bool = False
+    ) -> Found | MissingType:
+        """Return what is stored under ``key``, stale or not.
+
+        Only with ``soft`` does the caller ask how old it is; with ``count`` how often it was found, and counts that.
+        """
 
     @abstractmethod
-    async def capture(self, port: Port, key: Address, codec: CodecSource, *, replace: bool) -> tuple[Any, object]:
+    async def capture(
+        self, port: Port, key: Address, codec: CodecSource, *, soft: bool, replace: bool
+    ) -> tuple[Found | MissingType, object]:
         """Look once more, and note the generations that ``key`` depends on, before its value is computed.
 
-        Returns the value that is there or ``MISSING``, and a ticket for :meth:`write`; a ticket of ``None`` means that
-        nothing can be stored. With ``replace`` the value does not matter, and loads of other processes are fenced off.
+        Returns what is there or ``MISSING``, and a ticket for :meth:`write`; a ticket of ``None`` means that nothing
+        can be stored. With ``replace`` the value does not matter, and loads of other processes are fenced off.
         """
 
     @abstractmethod
     async def write(
-        self, port: Port, flight: Flight, ticket: object, value: Any, codec: CodecSource, expire: float | None
+        self, port: Port, flight: Flight, ticket: object, value: Any, codec: CodecSource, life: Life
     ) -> bool:
-        """Store ``value`` for ``expire`` seconds, unless something moved since the ticket was taken: then False."""
+        """Store ``value`` for its ``life``, unless something moved since the ticket was taken: then False."""
 
     @abstractmethod
     async def delete(self, port: Port, key: Address) -> bool:

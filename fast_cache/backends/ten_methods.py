@@ -7,18 +7,35 @@ an invalidation came in between; until it is undone the key looks absent. Across
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
+from hashlib import blake2b
+from time import time
 from typing import TYPE_CHECKING, Any, Final
 
 from fast_cache.backends.store import CodecSource, Store
-from fast_cache.entry import MISSING
+from fast_cache.entry import MISSING, NEVER, MissingType
 from fast_cache.errors import BackendError, DecodeError
+from fast_cache.freshness import Found, Life
 from fast_cache.ports import Port
 from fast_cache.serializers import decode_stored, encode_stored, unpack_stored
 from fast_cache.single_flight import Flight
 
 if TYPE_CHECKING:
     from fast_cache.backends.base import CacheBackend
+
+_HARDLY: Final = 1e-9
+"""For how long what is due counts as fresh, in seconds."""
+
+_SHORTEST: Final = 1.0
+"""The shortest lifetime that a sign is given, in seconds: backends that count whole ones would make 0 of less, and of
+that what never ends, or an error."""
+
+_STANDS: Final = b"1"
+"""A sign that holds as long as it is there."""
+
+_COUNTED: Final = 65_536
+"""For how many keys at most it is counted how often they were found."""
 
 _OVERLOOKED: Final = 1024
 """How many keys may be overlooked at once; one write that is being undone each."""
@@ -32,24 +49,43 @@ class TenMethodStore(Store):
         self._backend = backend
         self._writing: dict[str, bytes] = {}
         self._overlooked: OrderedDict[str, None] = OrderedDict()
+        self._counting = threading.Lock()
+        self._counts: OrderedDict[str, int] = OrderedDict()
 
-    async def read(self, port: Port, key: str, codec: CodecSource) -> Any:
+    async def read(
+        self, port: Port, key: str, codec: CodecSource, *, soft: bool, count: bool = False
+    ) -> Found | MissingType:
         data = await self._do(port, "get", key)
         if not isinstance(data, (bytes, bytearray)):
             return MISSING  # None for absence; anything else was put there by somebody else
         try:
-            return decode_stored(unpack_stored(key, bytes(data)), codec())
+            stored = unpack_stored(key, bytes(data))
+            value = decode_stored(stored, codec())
         except DecodeError:
             return MISSING
+        if not (soft or stored.stale):
+            return Found(value)
+        # Such a backend can't say how long a value has left: small entries beside it, which end earlier, tell.
+        fresh_for = NEVER
+        fresh, not_due = _signs(key, data)
+        if not _holds(await self._do(port, "get", fresh)):
+            fresh_for = 0.0
+        elif soft and not _holds(await self._do(port, "get", not_due)):
+            fresh_for = _HARDLY
+        hits = self._count(key) if count else 0
+        return Found(value, fresh_for, stored.lifetime - stored.stale, stored.load, hits)
 
-    async def capture(self, port: Port, key: str, codec: CodecSource, *, replace: bool) -> tuple[Any, object]:
-        return MISSING if replace else await self.read(port, key, codec), self  # the flight itself is the fence
+    async def capture(
+        self, port: Port, key: str, codec: CodecSource, *, soft: bool, replace: bool
+    ) -> tuple[Found | MissingType, object]:
+        # The flight itself is the fence.
+        return MISSING if replace else await self.read(port, key, codec, soft=soft), self
 
     async def write(
-        self, port: Port, flight: Flight, ticket: object, value: Any, codec: CodecSource, expire: float | None
+        self, port: Port, flight: Flight, ticket: object, value: Any, codec: CodecSource, life: Life
     ) -> bool:
         key = str(flight.key)
-        data = encode_stored(key, value, codec(), expire)
+        data = encode_stored(key, value, codec(), life.kept, stale=life.stale, load=life.load)
         if self._writing.setdefault(key, data) is not data:
             return False  # an older write of this key has not ended: whichever came last would win by luck
         try:
@@ -57,9 +93,16 @@ class TenMethodStore(Store):
                 return False
             if key in self._overlooked:
                 await self._undo(port, key)  # an earlier attempt to undo failed
-            await self._do(port, "set", key, data, expire)
+            if life.due is not None:
+                fresh, not_due = _signs(key, data)
+                await self._sign(port, fresh, life.fresh)
+                if life.due:
+                    await self._sign(port, not_due, life.due)
+            await self._do(port, "set", key, data, life.kept)
         finally:
-            del self._writing[key]
+            if self._writing.get(key) is data:  # not so in a forked child
+                del self._writing[key]
+        self._uncount(key)
         if flight.moved:
             await self._undo(port, key)
             return False
@@ -74,6 +117,7 @@ class TenMethodStore(Store):
         if writing is not None and writing is value:
             return  # our own write, by a method that calls another of the ten
         self.flights.invalidate(key)
+        self._uncount(key)
         if key in self._writing:
             self._overlook(key)
 
@@ -83,14 +127,51 @@ class TenMethodStore(Store):
         for key in list(self._writing):
             self._overlook(key)
 
+    def after_fork(self) -> None:
+        super().after_fork()
+        self._counting = threading.Lock()
+        # What is overlooked stays so: nobody knows whether the parent's thread came to undo it, and a write here does.
+        self._writing = {}
+
     def overlooks(self, key: str) -> bool:
         """Whether a write of ``key`` that was fenced off has still to be undone."""
         return key in self._overlooked
+
+    def _count(self, key: str) -> int:
+        """How often this process found ``key``: such a backend can't add across processes."""
+        with self._counting:
+            number = self._counts[key] = self._counts.get(key, 0) + 1
+            self._counts.move_to_end(key)
+            if len(self._counts) > _COUNTED:
+                self._counts.popitem(last=False)
+            return number
+
+    def _uncount(self, key: str) -> None:
+        """Begin to count anew."""
+        if self._counts:
+            with self._counting:
+                self._counts.pop(key, None)
 
     def _overlook(self, key: str) -> None:
         self._overlooked[key] = None
         if len(self._overlooked) > _OVERLOOKED:
             self._overlooked.popitem(last=False)
+
+    async def _sign(self, port: Port, sign: str, lifetime: float | None) -> None:
+        """Leave a sign beside a value. The value is stored all the same if that fails: it then looks older than it is.
+
+        One for less than a second names its end by the clock of this machine, because backends may be coarser than
+        that. Where clocks disagree it holds for a second at most.
+        """
+        data, seconds = _STANDS, lifetime
+        if lifetime is not None and lifetime < _SHORTEST:
+            data, seconds = repr(time() + lifetime).encode(), _SHORTEST
+        try:
+            await self._do(port, "set", sign, data, seconds)
+        except BackendError as error:
+            self.health.failed("sign", error)
+        else:
+            self.health.works("sign")
 
     async def _undo(self, port: Port, key: str) -> None:
         await self._do(port, "delete", key)
@@ -102,3 +183,19 @@ class TenMethodStore(Store):
             return await port.do(getattr(self._backend, name), getattr(self._backend, f"a{name}"), *args)
         except Exception as error:
             raise BackendError(f"{self.health.name}.{name} failed") from error
+
+
+def _holds(sign: Any) -> bool:
+    """Whether what was found in the place of a sign says that it still holds."""
+    if sign == _STANDS:
+        return True
+    try:
+        return isinstance(sign, (bytes, bytearray)) and time() < float(sign)
+    except ValueError:
+        return False
+
+
+def _signs(key: str, data: bytes | bytearray) -> tuple[str, str]:
+    """The keys of the entries that end when a value expires, and when it is due; they say nothing of another value."""
+    digest = blake2b(data, digest_size=8).hexdigest()
+    return f"{key}#fresh:{digest}", f"{key}#due:{digest}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 from fast_cache.serializers.base import Codec
 from fast_cache.serializers.envelope import Envelope, name_digest, pack, unpack
 from fast_cache.serializers.pickled import PickleSerializer
+from fast_cache.serializers.raising import RaisingCodec
 from fast_cache.serializers.registry import decoder_of, register
-from fast_cache.serializers.stored import Stored, decode_stored, encode_stored, unpack_stored
+from fast_cache.serializers.schema import schema_digest
+from fast_cache.serializers.stored import Stored, decode_stored, encode_stored, holds_exception, unpack_stored
 from fast_cache.serializers.tagged import TaggedCodec
 from fast_cache.serializers.typed import any_codec, codec_for
 
@@ -14,6 +16,7 @@ __all__ = [
     "Codec",
     "Envelope",
     "PickleSerializer",
+    "RaisingCodec",
     "Stored",
     "TaggedCodec",
     "any_codec",
@@ -21,9 +24,11 @@ __all__ = [
     "decode_stored",
     "decoder_of",
     "encode_stored",
+    "holds_exception",
     "name_digest",
     "pack",
     "register",
+    "schema_digest",
     "unpack",
     "unpack_stored",
 ]

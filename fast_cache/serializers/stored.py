@@ -11,24 +11,43 @@ from typing import Any, Final, NamedTuple
 from fast_cache.errors import DecodeError
 from fast_cache.serializers.base import Codec
 from fast_cache.serializers.envelope import Envelope, name_digest, pack, unpack
+from fast_cache.serializers.raising import RaisingCodec
 from fast_cache.serializers.registry import decoder_of
 
 _NAMESPACE: Final = name_digest("")
 
 
 class Stored(NamedTuple):
-    """An entry whose envelope is in order: the codec's fingerprint, payload, generation, and the key in UTF-8."""
+    """An entry whose envelope is in order: the codec's fingerprint, payload, generation, and the key in UTF-8.
+
+    Of its ``lifetime`` the last part is ``stale``; to compute the value took ``load``: all in seconds, 0 for none.
+    """
 
     codec: bytes
     payload: bytes
     generation: bytes | None
     context: bytes
+    lifetime: float
+    stale: float
+    load: float
 
 
-def encode_stored(key: str, value: Any, codec: Codec, expire: float | None, generation: bytes | None = None) -> bytes:
+def encode_stored(
+    key: str,
+    value: Any,
+    codec: Codec,
+    expire: float | None,
+    generation: bytes | None = None,
+    *,
+    stale: float = 0.0,
+    load: float = 0.0,
+) -> bytes:
     """Return the bytes to store under ``key`` for ``expire`` seconds, ``None`` for ever.
 
-    ``generation`` is the token (16 bytes) of the generation that the entry depends on.
+    Args:
+        generation: the token (16 bytes) of the generation that the entry depends on.
+        stale: the last part of ``expire`` in which the value is stale.
+        load: how long it took to compute.
 
     Raises:
         EncodeError: ``codec`` can't store the value faithfully.
@@ -36,7 +55,8 @@ def encode_stored(key: str, value: Any, codec: Codec, expire: float | None, gene
     lifetime_ms = 0 if expire is None else max(1, ceil(expire * 1000))
     generations = () if generation is None else ((_NAMESPACE, generation),)
     payload = codec.encode(value, _context(key))
-    return pack(key, Envelope(payload, codec.fingerprint, lifetime_ms, generations=generations))
+    times = (lifetime_ms, round(stale * 1000), round(load * 1000))
+    return pack(key, Envelope(payload, codec.fingerprint, *times, generations))
 
 
 def unpack_stored(key: str, data: bytes) -> Stored:
@@ -47,7 +67,8 @@ def unpack_stored(key: str, data: bytes) -> Stored:
     """
     envelope = unpack(key, data)
     generation = next((token for name, token in envelope.generations if name == _NAMESPACE), None)
-    return Stored(envelope.codec, envelope.payload, generation, _context(key))
+    times = (envelope.lifetime_ms / 1000, envelope.stale_ms / 1000, envelope.load_ms / 1000)
+    return Stored(envelope.codec, envelope.payload, generation, _context(key), *times)
 
 
 def decode_stored(stored: Stored, codec: Codec | None) -> Any:
@@ -61,6 +82,12 @@ def decode_stored(stored: Stored, codec: Codec | None) -> Any:
     if codec is None or codec.fingerprint != stored.codec:
         raise DecodeError("the entry was written by a codec that is not at hand: of another type or another version")
     return codec.decode(stored.payload, stored.context)
+
+
+def holds_exception(stored: Stored) -> bool:
+    """Whether it is an exception that a function raised, and no value."""
+    codec = decoder_of(stored.codec)
+    return isinstance(codec, RaisingCodec) and codec.is_exception(stored.payload)
 
 
 def _context(key: str) -> bytes:

@@ -1,7 +1,9 @@
-"""What RedisBackend refuses before anything connects, and that it never repeats a password."""
+"""What RedisBackend refuses before anything connects, and that it repeats nothing of the URL."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,14 +30,82 @@ from fast_cache.errors import ConfigurationError, InvalidTypeError
         "redis://:hunter2@[::1/0",
         "redis://:hunter2@localhost/0?no_such_option=1",
         "redis://:hunter2@localhost/0?socket_timeout=soon",
+        "hunter2",
+        "hunter2:6379/0",
+        "hunter2://localhost",
+        "REDIS://hunter2",
+        "redis:hunter2",
+        "redis://localhost:hunter2",
+        "redis://localhost:hunter2/0",
+        "redis://hunter2]/0",
+        "redis://localhost/hunter2",
+        "redis://localhost/0?hunter2=1",
+        "redis://localhost/0?hunter2",
+        "redis://localhost/0?db=hunter2",
+        "redis://localhost/0?port=hunter2",
+        "redis://localhost/0?self=hunter2",
+        "redis://localhost/0?parser_class=hunter2",
+        "redis://localhost/0?retry_on_error=hunter2",
+        "rediss://localhost/0?ssl_cert_reqs=hunter2",
+        "rediss://localhost/0?ssl_include_verify_flags=hunter2",
+        "unix://",
+        "unix:///",
+        "unix://:hunter2@",
+        "unix://:hunter2@?db=1",
+        "unix:///hunter2/",
     ],
 )
-def test_malformed_urls_are_refused_without_repeating_the_password(url: str) -> None:
+def test_malformed_urls_are_refused_without_repeating_any_of_their_text(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         RedisBackend(url)
     assert "redis_url" in str(caught.value)
-    assert "hunter2" not in str(caught.value)
-    assert caught.value.__cause__ is None, "the cause would show the URL in the traceback"
+    for error in chain(caught.value):
+        assert "hunter2" not in f"{error!r} {error} {error.__dict__}"
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and all that led to it: also what a traceback would not print, since other tools may."""
+    if error is not None:
+        yield error
+        yield from chain(error.__cause__)
+        yield from chain(error.__context__)
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("localhost:6379", "redis://, rediss://, unix://"),
+        ("redis://:a/b@localhost", "%2F"),
+        ("redis://localhost:0", "6379"),
+        ("redis://localhost/nodb", "/0"),
+        ("redis://localhost?sock_timeout=1", "client_name, db, "),
+        ("redis://localhost?ssl_certfile=a", "rediss://"),
+        ("redis://localhost?socket_timeout=soon", "socket_timeout"),
+        ("unix://", "unix:///path/to/redis.sock"),
+    ],
+)
+def test_the_message_says_what_to_write_instead(url: str, advice: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        RedisBackend(url)
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://",
+        "redis://localhost",
+        "redis://user:p%2Fw@[::1]:6379/15",
+        "redis://localhost?db=3&client_name=shop&protocol=3&decode_responses=true",
+        "redis://localhost?socket_timeout=2&socket_connect_timeout=1&socket_keepalive=1&health_check_interval=30",
+        "rediss://localhost/0?ssl_cert_reqs=none&ssl_ca_certs=/ca.pem&ssl_check_hostname=false",
+        "unix:///run/redis.sock?db=1",
+        "unix://user:pw@/run/redis.sock",
+        "unix://?path=/run/redis.sock",
+    ],
+)
+def test_well_formed_urls_are_taken(url: str) -> None:
+    RedisBackend(url)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +127,34 @@ def test_malformed_urls_are_refused_without_repeating_the_password(url: str) -> 
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         RedisBackend("redis://localhost", **options)
+
+
+@pytest.mark.parametrize("option", ["timeout", "connect_timeout", "max_load_time", "max_expire"])
+def test_none_means_the_default(option: str) -> None:
+    given: Any = {option: None}
+    assert settings(RedisBackend(**given)) == settings(RedisBackend())
+    with pytest.raises(ConfigurationError, match=rf"^{option} .*\(None\) for the default"):
+        RedisBackend(**{**given, option: 0})
+    other: Any = {option: "7s"}
+    assert settings(RedisBackend(**other)) != settings(RedisBackend())
+    assert "None" in str(inspect.signature(RedisBackend, eval_str=True).parameters[option].annotation)
+
+
+def settings(backend: RedisBackend) -> Any:
+    """What the four durations have become, in seconds or milliseconds."""
+    store: Any = backend.engine_store()
+    connection = store._link._target.blocking_connection()
+    return (
+        connection.socket_timeout,
+        connection.socket_connect_timeout,
+        store._layout.repair_fence("k", b"t")[0][-1],
+        store._longest,
+        store._breaker._probe_within,
+    )
+
+
+def test_the_defaults_are_those_that_the_documentation_names() -> None:
+    assert settings(RedisBackend()) == (1.0, 1.0, 600_000, 30 * 86400.0, 2.5)
 
 
 @pytest.mark.parametrize("options", [{"redis_url": 5}, {"namespace": b"x"}, {"pool_size": "10"}, {"pool_size": True}])

@@ -7,7 +7,7 @@ never raises: reads find nothing, writes are dropped, invalidations are kept and
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from fast_cache.backends.base import CacheBackend
 from fast_cache.backends.keyspace import check_key, check_namespace
@@ -18,11 +18,16 @@ from fast_cache.backends.redis.store import RedisStore
 from fast_cache.backends.redis.target import Target
 from fast_cache.backends.store import Store
 from fast_cache.durations import Duration, optional_seconds, seconds
-from fast_cache.entry import MISSING
+from fast_cache.entry import MISSING, MissingType
 from fast_cache.errors import BackendError, ConfigurationError, InvalidTypeError
+from fast_cache.freshness import Found
+from fast_cache.outcome import Raised
 from fast_cache.ports import ASYNCIO, BLOCKING, Port, run_blocking
 
 T = TypeVar("T")
+
+_DEFAULTS: Final = {"timeout": 1.0, "connect_timeout": 1.0, "max_load_time": 600.0, "max_expire": 30 * 86400.0}
+"""In seconds."""
 
 
 class RedisBackend(CacheBackend):
@@ -37,15 +42,20 @@ class RedisBackend(CacheBackend):
         max_connections: how many may be open at once; whoever needs one more waits as long as others get answers.
         client, async_client: your clients, where both flavours are to be yours. A missing flavour is made alike,
             except from a client with connections of its own kind, such as Sentinel's: then give both.
-        timeout: how long the server may be silent (seconds or another duration).
-        connect_timeout: how long connecting may take.
-        max_load_time: a load that takes longer than this is not stored: its fence is gone by then.
-        max_expire: the longest lifetime of anything in Redis, also of entries without expiry.
+        timeout: how long the server may be silent (seconds or another duration); 1 second by default.
+        connect_timeout: how long connecting may take; 1 second by default.
+        max_load_time: a load that takes longer than this is not stored, since its fence is gone by then; 10 minutes
+            by default.
+        max_expire: the longest lifetime of an entry, also of one without expiry; 30 days by default. Only the token by
+            which :meth:`clear` works, one of 16 bytes for each namespace, stays in Redis without a lifetime.
         max_value_size: the largest entry that is sent, in bytes; what is larger can't be stored. Keep it below the
             server's ``proto-max-bulk-len`` (512 MB), which ends the connection of whoever sends more.
 
+    Durations may be ``None``, which means the default.
+
     Raises:
         ConfigurationError: a malformed URL, an unknown option, a number that can't be; nothing is connected yet.
+        InvalidTypeError: a namespace, a number or a duration of another type; neither a URL nor a client.
     """
 
     def __init__(
@@ -57,10 +67,10 @@ class RedisBackend(CacheBackend):
         *,
         client: Any = None,
         async_client: Any = None,
-        timeout: Duration = 1.0,
-        connect_timeout: Duration = 1.0,
-        max_load_time: Duration = "10m",
-        max_expire: Duration = "30d",
+        timeout: Duration | None = None,
+        connect_timeout: Duration | None = None,
+        max_load_time: Duration | None = None,
+        max_expire: Duration | None = None,
         max_value_size: int = 64 * 2**20,
     ) -> None:
         self.namespace = check_namespace(namespace)
@@ -70,8 +80,8 @@ class RedisBackend(CacheBackend):
         clients = [given for given in (client, async_client) if given is not None]
         if redis_url is not None and not isinstance(redis_url, str):
             clients.insert(0, redis_url)
-        silence = seconds(timeout, option="timeout")
-        connecting = seconds(connect_timeout, option="connect_timeout")
+        silence = _seconds(timeout, "timeout")
+        connecting = _seconds(connect_timeout, "connect_timeout")
         target = Target(
             redis_url,
             tuple(clients),
@@ -80,10 +90,14 @@ class RedisBackend(CacheBackend):
             timeout=silence,
             connect_timeout=connecting,
         )
-        layout = Layout(namespace, fence_ms=max(1, round(seconds(max_load_time, option="max_load_time") * 1000)))
+        longest = _seconds(max_expire, "max_expire")
+        layout = Layout(
+            namespace,
+            fence_ms=max(1, round(_seconds(max_load_time, "max_load_time") * 1000)),
+            counter_ms=max(1, round(longest * 1000)),
+        )
         breaker = Breaker(probe_within=silence + connecting + 0.5)
         self._link = Link(target, layout, breaker)
-        longest = seconds(max_expire, option="max_expire")
         self._store = RedisStore(type(self).__name__, self._link, layout, breaker, longest, max_value_size)
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -127,8 +141,17 @@ class RedisBackend(CacheBackend):
         return self._store
 
     async def _get(self, port: Port, key: str, default: Any) -> Any:
-        value = await self._or_else(MISSING, self._store.read, port, check_key(key), None)
-        return default if value is MISSING else value
+        nothing: Found | MissingType = MISSING
+        found = await self._or_else(nothing, self._read, port, check_key(key))
+        counted = self._store.direct
+        if found is MISSING or found.fresh_for <= 0 or type(found.value) is Raised:
+            counted.miss()
+            return default
+        counted.hit()
+        return found.value
+
+    async def _read(self, port: Port, key: str) -> Found | MissingType:
+        return await self._store.read(port, key, None, soft=False)
 
     async def _set(self, port: Port, key: str, value: Any, expire: Duration | None) -> None:
         lifetime = optional_seconds(expire, option="expire")
@@ -148,10 +171,14 @@ class RedisBackend(CacheBackend):
         try:
             result = await step(*args)
         except BackendError as error:
-            self._store.health.failed(step.__name__, error)
+            self._store.health.failed(step.__name__.lstrip("_"), error)
             return otherwise
-        self._store.health.works(step.__name__)
+        self._store.health.works(step.__name__.lstrip("_"))
         return result
+
+
+def _seconds(value: Duration | None, option: str) -> float:
+    return _DEFAULTS[option] if value is None else seconds(value, option=option)
 
 
 def _check_count(value: object, option: str) -> None:

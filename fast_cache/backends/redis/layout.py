@@ -2,9 +2,10 @@
 
     ns:v:{key}   the value, in an envelope, with a lifetime
     ns:f:{key}   the fence: random tokens that exist while loads of the key, or values for it, are in flight
-    ns:g:        the generation of the namespace: a random token that every envelope repeats
+    ns:h:{key}   how often the value was found, where a function counts that; it ends with the value
+    ns:g:        the generation of the namespace: a random token that every envelope repeats; it has no lifetime
 
-A value and its fence share a slot. The prefixes do not nest, so each can be watched or scanned by itself.
+A value, its fence and its count share a slot. The prefixes do not nest, so each can be watched or scanned by itself.
 
 The fence. Whoever is about to compute a value creates the token if there is none, and stores the value only if the
 very same token is still there. A delete removes value and token in one command, and needs nothing else: no garbage
@@ -32,7 +33,7 @@ Command = tuple[str | bytes | int, ...]
 _WRITE_IF_FENCED: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
-redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[1], KEYS[3])
 return 1
 """
 
@@ -45,8 +46,10 @@ return redis.call('SET', KEYS[1], string.sub(fence, -1024) .. ARGV[1], 'PX', ARG
 _PUT_IF_ANNOUNCED: Final = """
 local fence = redis.call('GET', KEYS[1]) or ''
 local first, last = string.find(fence, ARGV[1], 1, true)
-if not first then return fence == '' and 0 or -1 end
+if fence == '' then return 0 end
+if not first then return string.byte(fence, 1) > 127 and -1 or -2 end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+redis.call('DEL', KEYS[3])
 local rest = string.sub(fence, last + 1)
 if first > 1 then rest = string.reverse(ARGV[1]) .. rest end
 if rest == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], rest, 'KEEPTTL') end
@@ -54,16 +57,32 @@ return 1
 """
 # Reversed, the token is a trace for those announced before, and no longer one that stores anything.
 
+_COUNT: Final = """
+local left = redis.call('PTTL', KEYS[1])
+if left == -2 then return 0 end
+local count = redis.pcall('INCR', KEYS[2])
+if type(count) ~= 'number' or count < 1 then
+    redis.pcall('DEL', KEYS[2])
+    count = redis.pcall('INCR', KEYS[2])
+    if type(count) ~= 'number' then return 0 end
+end
+redis.call('PEXPIRE', KEYS[2], left < 0 and ARGV[1] or math.max(left, 1))
+return count
+"""
+# Whatever else lies under the name of the count is removed. A server that takes no writes still gives what it has.
+
 
 class Layout:
     """The commands of one namespace. Lifetimes are in milliseconds."""
 
-    def __init__(self, namespace: str, fence_ms: int) -> None:
+    def __init__(self, namespace: str, fence_ms: int, counter_ms: int = 86_400_000) -> None:
         # Braces would decide the slot, colons imitate another namespace; everything else is left readable.
         prefix = quote(namespace, safe=" !#$&'()*+,/;<=>?@[]^`|~\"\\-._")
         self._value_prefix = f"{prefix}:v:{{"
         self._fence_prefix = f"{prefix}:f:{{"
+        self._counter_prefix = f"{prefix}:h:{{"
         self._generation = f"{prefix}:g:".encode()
+        self._counter_ms = counter_ms
         self._fence_ms = fence_ms
 
     # Names are bytes, because a client of the user's may encode text in its own way.
@@ -74,9 +93,20 @@ class Layout:
     def fence_key(self, key: str) -> bytes:
         return f"{self._fence_prefix}{_within_braces(key)}}}".encode()
 
+    def counter_key(self, key: str) -> bytes:
+        return f"{self._counter_prefix}{_within_braces(key)}}}".encode()
+
     def read(self, key: str) -> list[Command]:
         """Replies: the value, the generation."""
         return [("GET", self.value_key(key)), ("GET", self._generation)]
+
+    def count(self, key: str) -> list[Command]:
+        """Reply: how often the value was found since it was stored; 0 if it is not there or can't be counted."""
+        return [("EVAL", _COUNT, 2, self.value_key(key), self.counter_key(key), self._counter_ms)]
+
+    def left(self, key: str) -> list[Command]:
+        """Reply: how long the value has left, in milliseconds; negative where it has no end, or is not there."""
+        return [("PTTL", self.value_key(key))]
 
     def read_generation(self, new: bytes) -> list[Command]:
         """Create the generation if there is none. Replies: OK or nil, the generation."""
@@ -107,25 +137,30 @@ class Layout:
 
     def write(self, key: str, fence: bytes, data: bytes, lifetime_ms: int) -> list[Command]:
         """Replies: 1 if stored, 0 if fenced off; the generation, which in a cluster no script could compare."""
-        names = (self.fence_key(key), self.value_key(key))
-        return [("EVAL", _WRITE_IF_FENCED, 2, *names, fence, data, lifetime_ms), ("GET", self._generation)]
+        return [("EVAL", _WRITE_IF_FENCED, 3, *self._names(key), fence, data, lifetime_ms), ("GET", self._generation)]
 
     def announce(self, key: str, token: bytes, new_generation: bytes) -> list[Command]:
         """Fence off what is in flight, before a value is put. Replies: OK, OK or nil, the generation."""
         return [self._append(key, token), *self.read_generation(new_generation)]
 
     def put(self, key: str, token: bytes, data: bytes, lifetime_ms: int) -> list[Command]:
-        """Store what was announced. Replies: 1 if stored, -1 if one announced later was, 0 if there is no fence."""
-        names = (self.fence_key(key), self.value_key(key))
-        return [("EVAL", _PUT_IF_ANNOUNCED, 2, *names, token, data, lifetime_ms)]
+        """Store what was announced.
+
+        Replies: 1 if stored, -1 if one announced later was, 0 if there is no fence, -2 if there is another one: of a
+        load after a deletion, or after the fence was lost.
+        """
+        return [("EVAL", _PUT_IF_ANNOUNCED, 3, *self._names(key), token, data, lifetime_ms)]
 
     def delete(self, key: str) -> list[Command]:
         """Reply: how many values were removed. The fence goes first, so nothing slips in between."""
-        return [("DEL", self.fence_key(key)), ("DEL", self.value_key(key))]
+        return [("DEL", self.fence_key(key), self.counter_key(key)), ("DEL", self.value_key(key))]
 
     def clear(self, new: bytes) -> list[Command]:
         """Reply: OK."""
         return [("SET", self._generation, new)]
+
+    def _names(self, key: str) -> tuple[bytes, bytes, bytes]:
+        return self.fence_key(key), self.value_key(key), self.counter_key(key)
 
     def _append(self, key: str, token: bytes) -> Command:
         return ("EVAL", _ANNOUNCE, 1, self.fence_key(key), token, self._fence_ms)

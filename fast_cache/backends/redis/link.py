@@ -192,8 +192,14 @@ if hasattr(os, "register_at_fork"):
 
 
 def new_token() -> bytes:
-    """A random token: it can't be guessed, and rubbish in its place can't be taken for it."""
-    return secrets.token_bytes(TOKEN_LENGTH)
+    """A random token: it can't be guessed, and rubbish in its place can't be taken for it.
+
+    Its first byte is below 128 and its last one is not, so that it is known from one that is written backwards.
+    """
+    token = bytearray(secrets.token_bytes(TOKEN_LENGTH))
+    token[0] &= 0x7F
+    token[-1] |= 0x80
+    return bytes(token)
 
 
 async def _converse(port: Port, connection: Any, packed: Any, count: int, *, reused: bool) -> list[Reply]:

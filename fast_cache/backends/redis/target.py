@@ -1,7 +1,8 @@
 """Where Redis is: a URL or the user's own clients, checked before anything connects.
 
 From either come connections of two flavours, those that block threads and those that suspend tasks. Messages name the
-setting that is wrong and never repeat the URL: it may hold a password.
+setting that is wrong and repeat nothing of the URL, since any part of a malformed one may be the password. For the same
+reason errors about it are raised outside of ``except`` clauses: they would carry the driver's own, which quote it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import redis
 import redis.asyncio
@@ -22,7 +23,21 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-_SCHEMES: Final = ("redis", "rediss", "unix")
+_CLASSES: Final = {
+    "redis://": "Connection",
+    "rediss://": "SSLConnection",
+    "unix://": "UnixDomainSocketConnection",
+}
+
+_OPTIONS: Final = frozenset(
+    {"host", "port", "path", "db", "username", "password", "client_name", "protocol"}
+    | {"socket_timeout", "socket_connect_timeout", "socket_keepalive", "socket_read_size"}
+    | {"health_check_interval", "retry_on_timeout", "decode_responses", "encoding", "encoding_errors"}
+    | {"ssl_keyfile", "ssl_certfile", "ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_data", "ssl_ca_path"}
+    | {"ssl_check_hostname", "ssl_password", "ssl_min_version", "ssl_ciphers"}
+    | {"ssl_include_verify_flags", "ssl_exclude_verify_flags"}
+)
+"""What the query of a URL may set: those of the driver's options that text can express."""
 
 _CARRIED_OVER: Final = frozenset(
     {"host", "port", "path", "db", "username", "password", "credential_provider", "client_name"}
@@ -68,6 +83,8 @@ class Target:
             class_name, kwargs = _parse(redis_url)
             self.blocking_connection = _plain("blocking", class_name, waits | kwargs)
             self.suspending_connection = _plain("suspending", class_name, waits | kwargs)
+            if not (_can_be_made(self.blocking_connection) and _can_be_made(self.suspending_connection)):
+                raise ConfigurationError("redis_url is malformed: the driver can't use the options in its query")
 
     def pool(self, make: Callable[[], Any]) -> Pool:
         """A pool of connections that ``make`` makes."""
@@ -107,34 +124,68 @@ def _flavour(client: Any) -> str:
     return "suspending" if isinstance(client, redis.asyncio.Redis) else "blocking"
 
 
+def _can_be_made(make: Callable[[], Any]) -> bool:
+    """Whether the driver takes the options. What it makes here is not connected, and dropped."""
+    try:
+        make()
+    except Exception:
+        return False
+    return True
+
+
 def _parse(url: str | None) -> tuple[str, dict[str, Any]]:
+    """Return the name of the driver's class of connections, and the options for it."""
     if not isinstance(url, str):
         raise InvalidTypeError(f"redis_url must be text or a redis client, not {type(url).__name__}")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ConfigurationError("redis_url is malformed: its host or port can't be read") from None
-    if parts.scheme not in _SCHEMES:
+    scheme = next((scheme for scheme in _CLASSES if url.startswith(scheme)), None)
+    if scheme is None:
+        raise ConfigurationError(f"redis_url must start with one of {', '.join(_CLASSES)}")
+    parts = _split(url)
+    if parts is None:
         raise ConfigurationError(
-            f"redis_url must start with one of {', '.join(f'{name}://' for name in _SCHEMES)}; "
-            f"got the scheme {parts.scheme[:20]!r}"
+            "redis_url is malformed: its host or port can't be read; "
+            "in a user name or password write / as %2F, # as %23 and ? as %3F"
         )
-    if parts.scheme != "unix":
-        if port == 0:
+    if scheme != "unix://":
+        if parts.port == 0:
             raise ConfigurationError("redis_url names port 0; Redis usually listens on 6379")
         database = parts.path.strip("/")
         if database and not (database.isascii() and database.isdigit()):
             raise ConfigurationError("redis_url must end in a database number such as /0, or in nothing")
+    class_name = _CLASSES[scheme]
+    known = _OPTIONS.intersection(*(_parameters(getattr(module, class_name)) for module in _MODULES.values()))
+    if not known.issuperset(name for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
+        raise ConfigurationError(
+            f"redis_url has an option in its query that {scheme} does not know; it knows {', '.join(sorted(known))}"
+            + ("; options of TLS need rediss://" if scheme == "redis://" else "")
+        )
+    parsed, unread = _options(url, known)
+    if unread:
+        raise ConfigurationError(f"redis_url is malformed: {unread} in its query can't be read")
+    if scheme == "unix://" and (not parsed.get("path") or parsed["path"].endswith("/")):
+        raise ConfigurationError("redis_url names no socket; write it like unix:///path/to/redis.sock")
+    return class_name, parsed
+
+
+def _split(url: str) -> SplitResult | None:
+    """Return the parts of the URL if host and port can be read."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  # raises
+    except ValueError:
+        return None
+    return parts
+
+
+def _options(url: str, known: frozenset[str]) -> tuple[dict[str, Any], str]:
+    """Return what the driver reads from the URL, and what it can't read, by a name that is known."""
     try:
         parsed: dict[str, Any] = dict(redis.connection.parse_url(url))  # type: ignore[no-untyped-call]
-    except ValueError:
-        raise ConfigurationError("redis_url is malformed: an option in its query can't be read") from None
-    connection_class = parsed.pop("connection_class", redis.connection.Connection)
-    unknown = set(parsed) - set(_parameters(connection_class))
-    if unknown:
-        raise ConfigurationError(f"redis_url has unknown options: {', '.join(sorted(unknown))[:100]}")
-    return connection_class.__name__, parsed
+    except ValueError as error:
+        text = str(error)
+        return {}, next((name for name in sorted(known) if f"'{name}'" in text), "an option")
+    parsed.pop("connection_class", None)
+    return parsed, ""
 
 
 def _parameters(connection_class: type) -> set[str]:
