@@ -7,9 +7,10 @@ checks its options and chooses a wrapper; `get_cache` hands out the backend.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Annotated, Any, Final, ForwardRef, ParamSpec, TypeVar, Unpack, overload
 
 from fastapi import Depends, FastAPI
 from starlette.requests import HTTPConnection
@@ -17,26 +18,36 @@ from starlette.requests import HTTPConnection
 from fast_cache.backends.base import CacheBackend
 from fast_cache.backends.memory import InMemoryBackend
 from fast_cache.binding import Binding
+from fast_cache.current import CurrentLoad
 from fast_cache.decorator import Done, Operations, decorate
 from fast_cache.durations import Duration, optional_seconds
-from fast_cache.errors import InvalidTypeError, NotInitialisedError
+from fast_cache.errors import ConfigurationError, InvalidTypeError, NotInitialisedError
 from fast_cache.http.identity import Planner, authorization_allowed
 from fast_cache.http.lifespan import bind_lifespan
 from fast_cache.http.refuse import refuse_generators
-from fast_cache.keys import KeyMaker, Twins, resolve_hints
+from fast_cache.keys import KeyMaker, Twins, code_digest, resolve_hints
+from fast_cache.loading import Loading
 from fast_cache.method import place_of
 from fast_cache.once import warn_once
 from fast_cache.policy import CachePolicy
+from fast_cache.presets import Presets
+from fast_cache.serializers import schema_digest
 from fast_cache.stats import Stats
+from fast_cache.warming import WarmupReport, awarm, warm
+from fast_cache.watching import ALL, Detection
 
 if TYPE_CHECKING:
     from fast_cache.decorated import AsyncCached, Decorator, SyncCached
+    from fast_cache.freshness import FreshnessOptions
+
+_DRAIN: Final = 5.0
+"""Seconds that an application which stops gives its refreshes to end."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Cache:
+class Cache(Presets):
     """A cache for FastAPI applications.
 
     Most applications need one, and use the instance ``fast_cache.cache``. Until :meth:`init_app` has run, decorated
@@ -48,6 +59,7 @@ class Cache:
         self._planner = Planner()
         self._twins = Twins()
         self._binding = Binding(self._admits)
+        self._loading = Loading(self._binding)
 
     def init_app(
         self, app: FastAPI, backend: CacheBackend | None = None, default_expire: Duration | None = None
@@ -112,16 +124,40 @@ class Cache:
         version: str | int | None = None,
         condition: Callable[[Any], Any] | None = None,
         shared: bool = False,
+        integrity: bool = False,
+        cache_errors: Mapping[type[Exception], Duration] | None = None,
+        **freshness: Unpack[FreshnessOptions],
     ) -> Decorator: ...
+    @overload
     def cached(
         self,
-        expire: Any = None,
+        *,
+        expire: Callable[..., Duration | None],
         key_builder: Callable[..., Any] | None = None,
         namespace: str | None = None,
         key: str | None = None,
         version: str | int | None = None,
         condition: Callable[[Any], Any] | None = None,
         shared: bool = False,
+        integrity: bool = False,
+        cache_errors: Mapping[type[Exception], Duration] | None = None,
+        **freshness: Unpack[FreshnessOptions],
+    ) -> Decorator: ...
+    def cached(  # type: ignore[misc]  # a function by position is decorated, one by name says how long
+        self,
+        fn_or_expire: Any = None,
+        /,
+        key_builder: Callable[..., Any] | None = None,
+        namespace: str | None = None,
+        key: str | None = None,
+        version: str | int | None = None,
+        condition: Callable[[Any], Any] | None = None,
+        shared: bool = False,
+        *,
+        expire: Any = None,
+        integrity: bool = False,
+        cache_errors: Mapping[type[Exception], Duration] | None = None,
+        **freshness: Any,
     ) -> Any:
         """Cache the results of a function, sync or async: an endpoint, a plain function, a method.
 
@@ -129,20 +165,58 @@ class Cache:
 
         Args:
             expire: lifetime of a result (seconds, ``timedelta`` or text such as ``"5m"``); ``None`` for the default
-                given to :meth:`init_app`.
+                given to :meth:`init_app`. Or a plain function that is called with the result and then the call's
+                arguments, and returns it; for 0 or less the result is not stored.
             key_builder: makes the argument part of the key; called with the function's arguments, defaults applied.
             namespace: the first part of this function's keys.
             key: the argument part as a template over the arguments, ``"user:{user.id}"``.
             version: part of the key; change it to leave old entries behind.
             condition: called with the result; only what it says yes to is stored.
+            integrity: let the version also depend on the function's code and on the fields of the classes that it
+                returns, so that after a change nothing is read that was written before. Of the functions that it calls
+                it knows nothing, and each version of Python has code of its own.
             shared: your word that an endpoint answers everyone alike whom its guards let in. Guards always run.
+            cache_errors: exceptions that are stored too, each type with its own lifetime, and raised again with a
+                traceback of their own: ``{LookupError: 5}``. Other exceptions never are.
+            stale_while_revalidate: for how long after it has expired a result is still served while one refresh runs
+                behind the callers (RFC 5861, section 3). Where the call holds something that ends with the request,
+                such as a database session or a dependency's result, the function runs at once instead.
+            stale_if_error: for how long after it has expired a result is served if the function raises (RFC 5861,
+                section 4).
+            errors: the exceptions for which that holds; by default every ``Exception``.
+            throttle: for how long a function that raised is left in peace while a stale result is served; 1 s.
+            refresh_ahead: how long before it expires a result that is asked for is refreshed behind the callers: a
+                duration, or a part of the lifetime as a float below 1.
+            early: the same at a time drawn by lot, more likely the nearer the expiry and the slower the function; 1.0
+                is a good value, more is earlier (XFetch). Processes that share a store hardly ever do it at once.
+            jitter: shortens each lifetime by a random part of it, up to this (a number up to 1), so that what was
+                stored together does not expire together.
+            hits: how often a result is served before the function runs again, whatever its lifetime.
+            refresh_after: after how many of these a refresh runs behind the callers.
+            timeout: how long to wait for the function where a stale result could be served instead.
+            hard_timeout: how long to wait at all; then :class:`LoadTimeout` is raised. The function goes on in both
+                cases, and what it returns is stored.
 
         Raises:
             ConfigurationError: an option that can't work, or a generator function: its result can be read only once.
         """
 
-        bare = callable(expire) or isinstance(expire, (classmethod, staticmethod, property, cached_property))
-        lifetime = None if bare else optional_seconds(expire, option="expire")
+        bare = fn_or_expire is not None and (
+            callable(fn_or_expire) or isinstance(fn_or_expire, (classmethod, staticmethod, property, cached_property))
+        )
+        if not bare and fn_or_expire is not None:
+            if expire is not None:
+                raise InvalidTypeError("expire was given twice: by position and by name")
+            expire = fn_or_expire
+        options = CachePolicy.of(
+            expire=expire,
+            condition=condition,
+            cache_errors=cache_errors,
+            namespace=namespace,
+            shared=shared,
+            author_keyed=key is not None or key_builder is not None,
+            freshness=freshness,
+        )
 
         def decorator(fn: Any) -> Any:
             function, kind, binds = place_of(fn)
@@ -151,23 +225,146 @@ class Cache:
                 KeyMaker,
                 function,
                 namespace=namespace,
-                version=version,
+                version=_with_integrity(function, version) if integrity else version,
                 key=key,
                 key_builder=key_builder,
                 kind=kind,
                 twins=self._twins,
             )
-            policy = CachePolicy.of(
-                name=f"{function.__module__}.{function.__qualname__}",
-                expire=lifetime,
-                condition=condition,
-                annotation=lambda: resolve_hints(function).get("return", inspect.Signature.empty),
-                shared=shared,
-                author_keyed=key is not None or key_builder is not None,
+            policy = options.of_function(
+                f"{function.__module__}.{function.__qualname__}",
+                lambda: resolve_hints(function).get("return", inspect.Signature.empty),
             )
             return decorate(Operations(function, make_keys, policy, self._binding), binds)
 
-        return decorator(expire) if bare else decorator
+        return decorator(fn_or_expire) if bare else decorator
+
+    @contextmanager
+    def disabled(self, namespace: str | None = None) -> Iterator[None]:
+        """Do without the cache: ``with cache.disabled(): ...``, in this task or thread and in what it starts, until the
+        block ends.
+
+        Decorated functions and loaders run, and nothing is read or stored; ``invalidate`` works as ever. While such a
+        context is open anywhere, hits cost a few microseconds everywhere.
+
+        Args:
+            namespace: only for functions that are decorated with this namespace.
+        """
+        with self._binding.watched() as watching, watching.disabled(ALL if namespace is None else namespace):
+            yield
+
+    @contextmanager
+    def detect(self) -> Iterator[list[Detection]]:
+        """Collect how each call is answered: ``with cache.detect() as calls: ...``, in this task or thread.
+
+        The list grows by a :class:`Detection` for each call, also of those that tasks and threads make which were
+        started inside, until the block ends. A plain generator dependency runs in a context of its own: what is opened
+        there does not reach the endpoint. While such a context is open anywhere, hits cost a few microseconds
+        everywhere.
+        """
+        with self._binding.watched() as watching, watching.detecting() as log:
+            yield log
+
+    @property
+    def current(self) -> CurrentLoad:
+        """What the running cached function can say about its own result: ``cache.current.expire = 5``, ``.skip()``."""
+        return CurrentLoad()
+
+    def get_or_set(
+        self,
+        key: str,
+        loader: Callable[[], T],
+        expire: Duration | Callable[..., Duration | None] | None = None,
+        *,
+        condition: Callable[[Any], Any] | None = None,
+        cache_errors: Mapping[type[Exception], Duration] | None = None,
+        **freshness: Unpack[FreshnessOptions],
+    ) -> T:
+        """Return what is stored under ``key``, or call ``loader``, store what it returns, and return it.
+
+        Concurrent callers of one key share one call of the loader, and a value that was removed meanwhile is not
+        stored, as for decorated functions. Before :meth:`init_app` the loader is called.
+
+        Args:
+            key: as in :meth:`CacheBackend.get`, which finds the value.
+            loader: a plain function without arguments.
+            expire, condition, cache_errors, freshness: as in :meth:`cached`.
+
+        Raises:
+            ConfigurationError: an option that can't work.
+        """
+        result: T = self._loading.load(key, loader, _options(expire, condition, cache_errors, freshness))
+        return result
+
+    @overload
+    async def aget_or_set(
+        self,
+        key: str,
+        loader: Callable[[], Awaitable[T]],
+        expire: Duration | Callable[..., Duration | None] | None = None,
+        *,
+        condition: Callable[[Any], Any] | None = None,
+        cache_errors: Mapping[type[Exception], Duration] | None = None,
+        **freshness: Unpack[FreshnessOptions],
+    ) -> T: ...
+    @overload
+    async def aget_or_set(
+        self,
+        key: str,
+        loader: Callable[[], T],
+        expire: Duration | Callable[..., Duration | None] | None = None,
+        *,
+        condition: Callable[[Any], Any] | None = None,
+        cache_errors: Mapping[type[Exception], Duration] | None = None,
+        **freshness: Unpack[FreshnessOptions],
+    ) -> T: ...
+    async def aget_or_set(
+        self,
+        key: str,
+        loader: Callable[[], Any],
+        expire: Duration | Callable[..., Duration | None] | None = None,
+        *,
+        condition: Callable[[Any], Any] | None = None,
+        cache_errors: Mapping[type[Exception], Duration] | None = None,
+        **freshness: Unpack[FreshnessOptions],
+    ) -> Any:
+        """The same, awaiting; ``loader`` may be an ``async def`` or a plain function."""
+        return await self._loading.aload(key, loader, _options(expire, condition, cache_errors, freshness))
+
+    def warmup(
+        self,
+        loaders: Mapping[str, Callable[[], Any]],
+        expire: Duration | Callable[..., Duration | None] | None = None,
+        *,
+        concurrency: int = 10,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> WarmupReport:
+        """Load many keys before anybody asks, as :meth:`get_or_set` would, on threads.
+
+        A loader that raises stops nothing: its key and exception are in the report. Keys that are there already are
+        not loaded.
+
+        Args:
+            loaders: plain functions without arguments, by key.
+            expire: as in :meth:`cached`.
+            concurrency: how many are loaded at once.
+            progress: called with how many keys are done and how many there are, each time one is, on one thread.
+
+        Raises:
+            ConfigurationError: an option that can't work.
+        """
+        return warm(lambda key, loader: self.get_or_set(key, loader, expire), loaders, concurrency, progress)
+
+    async def awarmup(
+        self,
+        loaders: Mapping[str, Callable[[], Any]],
+        expire: Duration | Callable[..., Duration | None] | None = None,
+        *,
+        concurrency: int = 10,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> WarmupReport:
+        """The same in tasks; loaders may be ``async def`` or plain functions."""
+        return await awarm(lambda key, loader: self.aget_or_set(key, loader, expire), loaders, concurrency, progress)
 
     def _bind(self, backend: CacheBackend, default_expire: float | None) -> None:
         self._backend = backend
@@ -202,8 +399,22 @@ class Cache:
         """Nothing to do: connections are opened when they are needed, so that a start never waits for a server."""
 
     async def _stop(self) -> None:
+        await self._binding.background.drain(_DRAIN)
         if self._backend is not None:
             await self._backend.aclose()
+
+
+def _with_integrity(function: Callable[..., Any], version: str | int | None) -> str:
+    returned = resolve_hints(function).get("return", inspect.Signature.empty)
+    if isinstance(returned, (str, ForwardRef)):
+        raise ConfigurationError(
+            f"integrity=True needs the return type of {function.__qualname__} to be defined above it, not below"
+        )
+    return f"{1 if version is None else version}+{code_digest(function)}{schema_digest(returned)}"
+
+
+def _options(expire: Any, condition: Any, cache_errors: Any, freshness: Any) -> dict[str, Any]:
+    return {"expire": expire, "condition": condition, "cache_errors": cache_errors, "freshness": freshness}
 
 
 def _described(value: object) -> str:

@@ -1,5 +1,8 @@
 """What a decorated function looks like to a type checker: exactly as undecorated, with a few operations more.
 
+It also takes ``skip_cache``; the other arguments of such a call are not checked, since no type can say "these
+parameters and one more".
+
 On a method the operations are reached through the instance, ``shop.price.invalidate(1)``, or take it first,
 ``Shop.price.invalidate(shop, 1)``.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
+from fast_cache.explanation import Explanation
 from fast_cache.stats import Stats
 
 P = ParamSpec("P")
@@ -33,7 +37,11 @@ class AsyncCached(Protocol[P, T_co]):
     __qualname__: str
     __wrapped__: Callable[..., Any]
 
+    @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]: ...
+    @overload
+    def __call__(self, *args: Any, skip_cache: bool, **kwargs: Any) -> Coroutine[Any, Any, T_co]:
+        """With ``skip_cache=True`` the function runs, and nothing is read or stored."""
 
     @overload
     def __get__(self, instance: None, owner: type, /) -> AsyncCached[P, T_co]: ...
@@ -41,6 +49,9 @@ class AsyncCached(Protocol[P, T_co]):
     def __get__(
         self: AsyncCached[Concatenate[Any, Q], T_co], instance: object, owner: type | None = None, /
     ) -> AsyncCached[Q, T_co]: ...
+
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Explanation]:
+        """Everything that is known of this call: its key, what is stored under it, and what a caller would meet."""
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[bool]:
         """Remove what is cached for these arguments, and fence off loads in flight. True if something was removed.
@@ -52,7 +63,11 @@ class AsyncCached(Protocol[P, T_co]):
         """
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]:
-        """Call the function, store what it returns, and return it."""
+        """Call the function whatever is stored, store what it returns, and return it.
+
+        Loads that are under way are fenced off: theirs would be older. Arguments that have no key, and an application
+        that is not initialised, let the function run uncached. What the function raises is raised, and nothing stored.
+        """
 
     def stats(self) -> Stats:
         """What this function was asked and what it did."""
@@ -72,7 +87,11 @@ class SyncCached(Protocol[P, T_co]):
     __qualname__: str
     __wrapped__: Callable[..., Any]
 
+    @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
+    @overload
+    def __call__(self, *args: Any, skip_cache: bool, **kwargs: Any) -> T_co:
+        """With ``skip_cache=True`` the function runs, and nothing is read or stored."""
 
     @overload
     def __get__(self, instance: None, owner: type, /) -> SyncCached[P, T_co]: ...
@@ -80,6 +99,9 @@ class SyncCached(Protocol[P, T_co]):
     def __get__(
         self: SyncCached[Concatenate[Any, Q], T_co], instance: object, owner: type | None = None, /
     ) -> SyncCached[Q, T_co]: ...
+
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """Everything that is known of this call: its key, what is stored under it, and what a caller would meet."""
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Remove what is cached for these arguments, and fence off loads in flight. True if something was removed.
@@ -89,7 +111,11 @@ class SyncCached(Protocol[P, T_co]):
         """
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
-        """Call the function, store what it returns, and return it."""
+        """Call the function whatever is stored, store what it returns, and return it.
+
+        Loads that are under way are fenced off: theirs would be older. Arguments that have no key, and an application
+        that is not initialised, let the function run uncached. What the function raises is raised, and nothing stored.
+        """
 
     def stats(self) -> Stats:
         """What this function was asked and what it did."""

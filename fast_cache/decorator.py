@@ -16,20 +16,23 @@ from typing import Any
 from starlette.requests import HTTPConnection
 
 from fast_cache.backends.store import Store
-from fast_cache.binding import Binding
+from fast_cache.binding import Binding, OwnerShelves
 from fast_cache.errors import ConfigurationError, UnkeyableError
+from fast_cache.explanation import explain
 from fast_cache.flow import Call, answer, invalidate, refresh
-from fast_cache.http.endpoint import REQUEST_PARAMETER, EndpointSignature
+from fast_cache.http.endpoint import REQUEST_PARAMETER, EndpointSignature, takes_dependencies
 from fast_cache.keys import KeyMaker, Role
 from fast_cache.method import Binds, CachedMethod
 from fast_cache.once import warn_once
 from fast_cache.outcome import Outcome
 from fast_cache.policy import CachePolicy
 from fast_cache.ports import ASYNCIO, BLOCKING, Port, run_blocking, suspended
+from fast_cache.single_flight import apart, innermost
 from fast_cache.stats import FunctionStats, Stats
 from fast_cache.wrapper import BYPASS_PARAMETER, compile_wrapper
 
 Step = Callable[[Port, Store, Call], Coroutine[Any, Any, Outcome]]
+Detaches = Callable[[tuple[Any, ...], dict[str, Any]], bool]
 
 
 def decorate(operations: Operations, binds: Binds | None) -> Any:
@@ -43,6 +46,7 @@ def decorate(operations: Operations, binds: Binds | None) -> Any:
     wrapper.invalidate = operations.invalidate
     wrapper.refresh = operations.refresh
     wrapper.key = operations.key
+    wrapper.explain = operations.explain
     wrapper.stats = operations.stats
     return wrapper
 
@@ -65,6 +69,7 @@ class Operations:
             raise ConfigurationError(f"{policy.name} has a parameter named {REQUEST_PARAMETER}, which is reserved")
         self.counted = FunctionStats()
         self.hit = self.counted.hit
+        self.shelves = OwnerShelves()
         self.shelf = binding.register(self)
         self.missed = self._missed_suspending if self.suspends else self._missed_blocking
 
@@ -78,6 +83,19 @@ class Operations:
 
     def stats(self) -> Stats:
         return self.counted.snapshot()
+
+    def explain(self, *args: Any, **kwargs: Any) -> Any:
+        store, keys = self.binding.store, self.keys
+        inputs = keys.explain(args, kwargs)
+        address: Hashable | None
+        try:
+            key: str | None = keys.key(args, kwargs)
+            address = self._address(store, keys, args, kwargs)
+        except UnkeyableError:
+            key = address = None
+        if self.suspends:
+            return explain(ASYNCIO, store, self.policy, address, key, inputs)
+        return run_blocking(explain(BLOCKING, store, self.policy, address, key, inputs))
 
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
         store = self.binding.store
@@ -101,7 +119,7 @@ class Operations:
         store = self.binding.store
         call = self._call(store, self.keys, args, kwargs, text)
         if call is None:
-            return self.fn(*args, **kwargs)
+            return self._apart(args, kwargs)
         step = answer(BLOCKING, store, call)
         try:
             step.send(None)
@@ -124,9 +142,10 @@ class Operations:
         """The caller says that it wants no cache, or for which request it calls."""
         keys = self._admitted(skip_cache, request)
         if keys is None:
-            return self.fn(*args, **kwargs)
+            return self._apart(args, kwargs) if not self.suspends else self._apart_suspending(args, kwargs)
         store = self.binding.store
-        call = self._call(store, keys, args, kwargs)
+        detaches = self._detaches_from if request is not None else None
+        call = self._call(store, keys, args, kwargs, detaches=detaches)
         if self.suspends:
             return self._suspending(answer, store, call, args, kwargs)
         return self._blocking(answer, store, call, args, kwargs)
@@ -135,35 +154,85 @@ class Operations:
         self, step: Step, store: Store, call: Call | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         if call is None:
-            return self.fn(*args, **kwargs)
+            return self._apart(args, kwargs)
         return run_blocking(step(BLOCKING, store, call)).unwrap()
 
     async def _suspending(
         self, step: Step, store: Store, call: Call | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         if call is None:
-            return await self.fn(*args, **kwargs)
+            return await self._apart_suspending(args, kwargs)
         return (await step(ASYNCIO, store, call)).unwrap()
 
+    def _apart(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the function uncached: what it says of its result is not about a load that it is called in."""
+        if innermost() is None:
+            return self.fn(*args, **kwargs)
+        with apart():
+            return self.fn(*args, **kwargs)
+
+    async def _apart_suspending(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if innermost() is None:
+            return await self.fn(*args, **kwargs)
+        with apart():
+            return await self.fn(*args, **kwargs)
+
     def _call(
-        self, store: Store, keys: KeyMaker, args: tuple[Any, ...], kwargs: dict[str, Any], text: str | None = None
+        self,
+        store: Store,
+        keys: KeyMaker,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        text: str | None = None,
+        detaches: Detaches | None = None,
     ) -> Call | None:
         """A call for the flow; ``None`` if it runs uncached: before ``init_app``, and where it has no key."""
         if not store.caches:
+            return None
+        watched = self.binding.is_watched
+        if watched and self.binding.watching.is_disabled(self.policy.namespace):
             return None
         try:
             address = text if text is not None else self._address(store, keys, args, kwargs)
         except Exception as error:
             self._unkeyed(error, args, kwargs)
             return None
-        policy = self.policy
-        expire = policy.expire if policy.expire is not None else self.binding.default_expire
-        return Call(address, self.fn, args, kwargs, policy, expire, self.counted)
+        binding = self.binding
+        detaches = detaches or self.keys.outlives_request
+        call = Call(
+            address,
+            self.fn,
+            args,
+            kwargs,
+            self.policy,
+            binding.default_expire,
+            self.counted,
+            binding.background,
+            detaches,
+        )
+        if watched:
+            call.logs = binding.watching.logs()
+        return call
 
-    @staticmethod
-    def _address(store: Store, keys: KeyMaker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
+    def _detaches_from(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether an endpoint may run again when the request is over that called it."""
+        return not self._takes_dependencies and self.keys.outlives_request(args, kwargs)
+
+    @cached_property
+    def _takes_dependencies(self) -> bool:
+        return takes_dependencies(self.fn)
+
+    def _address(self, store: Store, keys: KeyMaker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
         """Where ``store`` keeps a call: local memory needs no text where the arguments are simple."""
-        return keys.address(args, kwargs) if store.local else keys.compiled(*args, **kwargs)
+        if not store.local:
+            return keys.compiled(*args, **kwargs)
+        address = keys.address(args, kwargs)
+        if keys.owners is not None:
+            holder = keys.owners.holder(keys.bind(*args, **kwargs)[0])
+            if holder is not None and id(holder) not in self.shelves.table:
+                shape = keys.owners.shape(holder)
+                self.binding.shelve(self, holder, None if shape is None else shape.shelf, store)
+        return address
 
     def _admitted(self, skip_cache: Any, request: HTTPConnection | None) -> KeyMaker | None:
         """What makes the key of this call; ``None`` if it runs uncached, because its caller asks for it or because the

@@ -7,6 +7,7 @@
     ├── UnkeyableError (TypeError)           an argument that can't become part of a key
     ├── EncodeError                          a value that can't be stored faithfully
     ├── DecodeError                          bytes that are not what they claim to be (read as a miss)
+    ├── LoadTimeout (TimeoutError)           a cached function took longer than its hard_timeout
     └── BackendError                         a store failed; the driver's own error is its cause
         └── BackendUnavailable               it can't be reached, or did not answer in time
 
@@ -46,6 +47,10 @@ class EncodeError(FastCacheError):
 
 class DecodeError(FastCacheError):
     """Bytes that are torn, foreign, forged or of another version. Callers of the cache see a miss."""
+
+
+class LoadTimeout(FastCacheError, TimeoutError):
+    """A cached function took longer than its ``hard_timeout``. It goes on, and its result is stored."""
 
 
 class BackendError(FastCacheError):

@@ -9,26 +9,37 @@ runs, and the trouble is counted and logged once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fast_cache.backends.store import Address, Store
-from fast_cache.entry import MISSING
-from fast_cache.errors import BackendError, EncodeError
+from fast_cache.background import Background
+from fast_cache.entry import MISSING, NEVER, MissingType
+from fast_cache.errors import BackendError, EncodeError, LoadTimeout
+from fast_cache.freshness import Found, Freshness, Verdict
+from fast_cache.keys import text_of
 from fast_cache.once import warn_once
-from fast_cache.outcome import Outcome
+from fast_cache.outcome import Outcome, Raised
 from fast_cache.policy import CachePolicy, Keeping
 from fast_cache.ports import Port
 from fast_cache.single_flight import Flight, Signal, leading
 from fast_cache.stats import FunctionStats
+from fast_cache.watching import Detection
+
+_OVERDUE = 5
+"""After how many times its ``hard_timeout`` a load is taken to hang."""
 
 _LAPS = 3
 """How often a follower whose flight was overtaken asks again before it loads by itself, without storing."""
 
 
 class Call:
-    """One call to be answered: its key, the function with its arguments, and the function's policy."""
+    """One call to be answered: its key, the function with its arguments, and the function's policy.
 
-    __slots__ = ("args", "expire", "fn", "key", "kwargs", "policy", "stats")
+    ``detaches`` is asked whether the function may run behind its caller's back with these arguments.
+    """
+
+    __slots__ = ("_detaches", "args", "background", "expire", "fn", "key", "kwargs", "logs", "policy", "stats")
 
     def __init__(
         self,
@@ -39,6 +50,8 @@ class Call:
         policy: CachePolicy,
         expire: float | None,
         stats: FunctionStats,
+        background: Background,
+        detaches: Callable[[tuple[Any, ...], dict[str, Any]], bool],
     ) -> None:
         self.key = key
         self.fn = fn
@@ -47,6 +60,22 @@ class Call:
         self.policy = policy
         self.expire = expire
         self.stats = stats
+        self.background = background
+        self._detaches = detaches
+        self.logs: tuple[list[Detection], ...] = ()
+
+    @property
+    def detachable(self) -> bool:
+        """Whether nothing among the arguments ends with the request of the caller, such as a database session."""
+        return self._detaches(self.args, self.kwargs)
+
+    def answered(self, source: str, found: Found | None = None) -> None:
+        """Tell those who want to know how the call is answered."""
+        if self.logs:
+            left = None if found is None or found.fresh_for == NEVER else found.fresh_for
+            detection = Detection(text_of(self.key), source, left)
+            for log in self.logs:
+                log.append(detection)
 
     def loaded(self, outcome: Outcome) -> Outcome:
         """Count a run of the function."""
@@ -60,33 +89,105 @@ async def answer(port: Port, store: Store, call: Call) -> Outcome:
     Every caller reads for itself. Sharing one read would hand a value that was read before an invalidation
     elsewhere to callers who came after it; loads can be shared, because the fence tells when that happened.
     """
-    flights = store.flights
+    freshness = call.policy.freshness
     counted = False
+    patience = _Patience(port, freshness) if freshness.impatient else None
     for _ in range(_LAPS):
-        value = await _read(port, store, call)
-        if value is not MISSING:
-            if not counted:
-                call.stats.hit()
-            return Outcome(value)
+        found = await _read(port, store, call)
+        spare: Found | None = None
+        if found is not MISSING:
+            verdict = Verdict.FRESH if type(found.value) is Raised else freshness.judge(found)
+            if verdict is Verdict.STALE and not call.detachable:
+                verdict = Verdict.SPARE
+            if verdict is not Verdict.SPARE:
+                if not counted:
+                    call.stats.hit()
+                if verdict is not Verdict.FRESH and call.detachable:
+                    _refresh_behind(port, store, call, found)
+                call.answered("stale" if verdict is Verdict.STALE else store.label, found)
+                return _outcome(found)
+            spare = found
+            if freshness.spares(spare) and store.rests(call.key):
+                return _stale(call, spare)
         if not counted:
             counted = True
             call.stats.miss()
-        flight, leads = flights.board(call.key, port.gone())
-        if leads:
-            return await _lead(port, store, call, flight, replace=False)
-        signal = await port.wait(flights, flight)
-        if signal is Signal.SETTLED and flight.outcome is not None:
-            return flight.outcome.for_follower()
-        if signal is Signal.LEAD:
-            return await _lead(port, store, call, flight, replace=False)
+        flight, leads = store.flights.board(call.key, port.gone())
+        try:
+            signal: Signal
+            outcome: Outcome | None
+            if leads and patience is None:  # the usual case, here for the sake of a memoised recursion: a frame less
+                signal, outcome, source = Signal.LEAD, await _lead(port, store, call, flight, spare), "call"
+            else:
+                signal, outcome, source = await _follow(port, store, call, flight, leads, spare, patience)
+        finally:
+            del flight  # as in _lead
+        if signal is Signal.LATE:
+            return _too_late(store, call, spare)
+        if outcome is not None:
+            try:
+                return _forgiven(store, call, outcome, spare, source)
+            finally:
+                del outcome  # as in _lead
         if signal is Signal.ALONE:
             break
-    return call.loaded(await port.call(call.fn, call.args, call.kwargs))
+    outcome = call.loaded(await port.call(call.fn, call.args, call.kwargs))
+    try:
+        return _forgiven(store, call, outcome, spare, "call")
+    finally:
+        del outcome
+
+
+async def _follow(
+    port: Port,
+    store: Store,
+    call: Call,
+    flight: Flight,
+    leads: bool,
+    spare: Found | None,
+    patience: _Patience | None,
+) -> tuple[Signal, Outcome | None, str]:
+    """Wait for the flight, or lead it: how it ended for this caller, with what, and whose run it was.
+
+    Without an outcome the caller has to look again, or to load by itself. A leader whose patience has an end does not
+    load by itself but waits for a job of its own making.
+    """
+    flights = store.flights
+    started = False
+    try:
+        while True:
+            if leads and patience is not None and port.can_wait() and call.detachable:
+                flight.began = port.now()
+                started = _start(port, store, call, flight, spare, urgent=True)
+                leads = not started
+            if leads:
+                return Signal.LEAD, await _lead(port, store, call, flight, spare), "call"
+            signal = await port.wait(flights, flight, None if patience is None else patience.left(spare))
+            if signal is not Signal.LEAD:
+                break
+            leads, started = True, False
+        if signal is Signal.LATE:
+            _overdue(port, store, call, flight)
+            return signal, None, ""
+        if started and flight.outcome is not None:
+            return signal, flight.outcome, "call"  # its own, whatever it means for others
+        if signal is Signal.SETTLED and flight.outcome is not None:
+            return signal, flight.outcome.for_follower(), "coalesced"
+        return signal, None, ""
+    finally:
+        del flight  # as in _lead
 
 
 async def refresh(port: Port, store: Store, call: Call) -> Outcome:
     """Call the function whatever is stored, and store what it returns. Older loads in flight are fenced off."""
-    return await _lead(port, store, call, store.flights.supersede(call.key, port.gone()), replace=True)
+    flight = store.flights.supersede(call.key, port.gone())
+    outcome = await _lead(port, store, call, flight, replace=True)
+    if outcome.error is None and not flight.moved and not flight.stored:
+        await invalidate(port, store, call.key)  # there is something newer than what is stored
+    try:
+        return outcome
+    finally:
+        del outcome, flight  # as in _lead
 
 
 async def invalidate(port: Port, store: Store, key: Address) -> bool:
@@ -103,46 +204,64 @@ async def invalidate(port: Port, store: Store, key: Address) -> bool:
     return removed
 
 
-async def _read(port: Port, store: Store, call: Call) -> Any:
+async def _read(port: Port, store: Store, call: Call) -> Found | MissingType:
+    freshness = call.policy.freshness
     try:
-        value = await store.read(port, call.key, call.policy.codec)
+        found = await store.read(port, call.key, call.policy.codec, soft=freshness.soft, count=freshness.hits > 0)
     except BackendError as error:
         store.health.failed("read", error)
         return MISSING
     store.health.works("read")
-    return value
+    # A policy without soft options has no use for what others keep beyond its time.
+    return found if found is MISSING or found.fresh_for > 0 or freshness.soft else MISSING
 
 
-async def _lead(port: Port, store: Store, call: Call, flight: Flight, *, replace: bool) -> Outcome:
-    flights = store.flights
-    try:
-        ticket = None
+async def _lead(
+    port: Port, store: Store, call: Call, flight: Flight, seen: Found | None = None, *, replace: bool = False
+) -> Outcome:
+    """Load, store and settle; what was stored by others since ``seen`` was read spares the load."""
+    flights, policy = store.flights, call.policy
+    # All of it, because a condition, a weigher or a value that is copied may ask for the same key.
+    with leading(flight):
         try:
-            found, ticket = await store.capture(port, call.key, call.policy.codec, replace=replace)
-        except BackendError as error:
-            store.health.failed("capture", error)
-        else:
-            store.health.works("capture")
-            if found is not MISSING:  # stored by somebody else since this caller looked
-                outcome = Outcome(found)
-                flights.settle(flight, outcome, Signal.OVERTAKEN if store.shared else Signal.SETTLED)
-                return outcome
-        with leading(flight):
+            ticket = None
+            try:
+                found, ticket = await store.capture(
+                    port, call.key, policy.codec, soft=policy.freshness.soft, replace=replace
+                )
+            except BackendError as error:
+                store.health.failed("capture", error)
+            else:
+                store.health.works("capture")
+                if found is not MISSING and found.fresh_for > (0.0 if seen is None else max(seen.fresh_for, 0.0)):
+                    outcome = _outcome(found)  # stored by somebody else since this caller looked
+                    if flights.is_followed(flight):
+                        outcome.copies = store.copier(found.value, policy.codec)
+                    flights.settle(flight, outcome, Signal.OVERTAKEN if store.shared else Signal.SETTLED)
+                    return outcome
             outcome = call.loaded(await port.call(call.fn, call.args, call.kwargs))
-        keeping = Keeping.SHARE if outcome.error is not None else call.policy.keeping(outcome.value)
-    except BaseException:
-        flights.abandon(flight)
-        raise
-    if keeping is Keeping.ALONE:
-        flights.settle(flight, outcome, Signal.ALONE)
-    elif store.local:
-        await _end(port, store, call, flight, ticket, outcome, keeping)
-    else:
-        # A leader that is cancelled from here on has its value already: the write and the followers must not suffer.
-        await port.finish(
-            _end(port, store, call, flight, ticket, outcome, keeping), at_end=lambda: flights.settle(flight, outcome)
-        )
-    return outcome
+            keeping = (
+                policy.keeping(outcome.value) if outcome.error is None else policy.keeping_error(outcome.error, seen)
+            )
+        except BaseException:
+            flights.abandon(flight)
+            raise
+        if keeping is Keeping.ALONE:
+            flights.settle(flight, outcome, Signal.ALONE)
+        elif store.local:
+            await _end(port, store, call, flight, ticket, outcome, keeping)
+        else:
+            # A leader that is cancelled from here on has its value: the write and the followers must not suffer.
+            await port.finish(
+                _end(port, store, call, flight, ticket, outcome, keeping),
+                at_end=partial(flights.settle, flight, outcome),
+            )
+    try:
+        return outcome
+    finally:
+        # The traceback of an error refers to the function's frame, and that to the frames below it, this one too
+        # (since Python 3.12): names for the error would make a cycle, which keeps the function's locals alive.
+        del outcome, flight
 
 
 async def _end(
@@ -151,12 +270,15 @@ async def _end(
     """Store what was loaded, if it is to be kept and the fence stands, and tell the followers."""
     flights = store.flights
     signal = Signal.SETTLED
+    if store.shared:
+        flights.seal(flight)
     try:
         if outcome.error is None and flights.is_followed(flight):
             outcome.copies = store.copier(outcome.value, call.policy.codec)
         stored = None
         if ticket is not None and keeping is Keeping.STORE:
             stored = await _write(port, store, call, flight, ticket, outcome)
+            flight.stored = bool(stored)
         if not stored and store.shared and flights.is_followed(flight):
             refused = stored is not None
             if refused or not await _stands(port, store, flight, ticket):
@@ -167,8 +289,14 @@ async def _end(
 
 async def _write(port: Port, store: Store, call: Call, flight: Flight, ticket: object, outcome: Outcome) -> bool | None:
     """Whether the store took the value or refused it; ``None`` if that is not known."""
+    life = call.policy.life(outcome, flight.mark, call.args, call.kwargs, call.expire)
+    if life is None:
+        return None
     try:
-        stored = await store.write(port, flight, ticket, outcome.value, call.policy.codec, call.expire)
+        value = outcome.value if outcome.error is None else Raised(outcome.error)
+        stored = await store.write(port, flight, ticket, value, call.policy.codec, life)
+        if outcome.error is None:
+            store.rested(call.key)
     except BackendError as error:
         store.health.failed("write", error)
         return None
@@ -192,3 +320,103 @@ async def _stands(port: Port, store: Store, flight: Flight, ticket: object) -> b
     except BackendError as error:
         store.health.failed("read", error)
         return True
+
+
+class _Patience:
+    """How much longer a caller cares to wait: less where it holds something to serve instead."""
+
+    __slots__ = ("_began", "_freshness", "_port")
+
+    def __init__(self, port: Port, freshness: Freshness) -> None:
+        self._port = port
+        self._freshness = freshness
+        self._began = port.now()
+
+    def left(self, spare: Found | None) -> float | None:
+        most = self._freshness.patience(spare)
+        return None if most is None else max(0.0, self._began + most - self._port.now())
+
+
+def _outcome(found: Found) -> Outcome:
+    value = found.value
+    return Outcome(error=value.anew()) if type(value) is Raised else Outcome(value)
+
+
+def _start(port: Port, store: Store, call: Call, flight: Flight, seen: Found | None, *, urgent: bool = False) -> bool:
+    """Load for ``flight`` in the background; however that ends, nobody waits for it in vain."""
+    waiting = [flight]  # taken out, because the traceback of an error leads back to the job
+
+    async def job() -> None:
+        await _lead_alone(port, store, call, waiting.pop(), seen)
+
+    def at_end() -> None:
+        # Once begun it sees to its flight by itself, which may be another's by now.
+        if waiting:
+            store.flights.abandon(waiting.pop())
+
+    try:
+        return port.start(call.background, job, f"fast_cache: {call.policy.name}", at_end, urgent=urgent)
+    except BaseException:
+        at_end()
+        raise
+
+
+def _refresh_behind(port: Port, store: Store, call: Call, seen: Found) -> None:
+    """Load behind the caller's back, unless somebody does, or the last attempt failed a moment ago."""
+    if store.rests(call.key):
+        return
+    flight, leads = store.flights.board(call.key, port.gone())
+    if leads and not _start(port, store, call, flight, seen):
+        store.flights.abandon(flight)
+
+
+async def _lead_alone(port: Port, store: Store, call: Call, flight: Flight, seen: Found | None) -> None:
+    """A load that its caller does not wait for, or not to the end."""
+    outcome = await _lead(port, store, call, flight, seen)
+    if outcome.error is not None and seen is not None:
+        # Whatever was raised: callers are served, and the source must not be asked again by each of them.
+        _rest(store, call, outcome.error)
+    del outcome, flight  # as in _lead
+
+
+def _overdue(port: Port, store: Store, call: Call, flight: Flight) -> None:
+    """Give up a load that hangs: the next caller begins anew, and should this one ever return, it is not stored."""
+    hard = call.policy.freshness.hard_timeout
+    if hard is not None and flight.began is not None and port.now() - flight.began >= _OVERDUE * hard:
+        store.flights.supersede_if(flight)
+
+
+def _forgiven(store: Store, call: Call, outcome: Outcome, spare: Found | None, source: str) -> Outcome:
+    """The outcome of a load, or what is stale in place of its error."""
+    error = outcome.error
+    if error is None or spare is None or not call.policy.freshness.forgives(error, spare):
+        call.answered(source)
+        return outcome
+    _rest(store, call, error)
+    return _stale(call, spare)
+
+
+def _stale(call: Call, spare: Found) -> Outcome:
+    call.answered("stale", spare)
+    return Outcome(spare.value)
+
+
+def _too_late(store: Store, call: Call, spare: Found | None) -> Outcome:
+    """The caller has waited for as long as its policy says: something stale, or an error."""
+    freshness = call.policy.freshness
+    if spare is not None and freshness.timeout is not None:
+        return _stale(call, spare)
+    error = LoadTimeout(f"{call.policy.name} did not return within {freshness.hard_timeout:g} s")
+    return _forgiven(store, call, Outcome(error=error), spare, "call")
+
+
+def _rest(store: Store, call: Call, error: Exception) -> None:
+    """Leave a source that fails in peace for a while."""
+    store.rest(call.key, call.policy.freshness.throttle)
+    # Its message may quote values.
+    warn_once(
+        f"{call.policy.name} raised {type(error).__name__}; the stale result is served meanwhile",
+        "stale",
+        call.policy.name,
+        type(error).__name__,
+    )

@@ -7,18 +7,28 @@ from __future__ import annotations
 
 import enum
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from starlette.responses import Response
 
+from fast_cache.durations import Duration, optional_seconds, seconds
 from fast_cache.errors import InvalidTypeError
+from fast_cache.freshness import LASTING, Found, Freshness, FreshnessOptions, Life
 from fast_cache.once import warn_once
-from fast_cache.serializers import Codec, codec_for
+from fast_cache.outcome import Outcome
+from fast_cache.serializers import Codec, RaisingCodec, codec_for, register
+from fast_cache.single_flight import Mark
 
 _READ_ONCE = (Iterator, AsyncIterator, Generator, AsyncGenerator, Awaitable)
+
+
+_FRESHNESS = FreshnessOptions.__annotations__.keys()
+_OPTIONS = ", ".join(_FRESHNESS)
 
 
 class Keeping(enum.Enum):
@@ -35,14 +45,19 @@ class Keeping(enum.Enum):
 class CachePolicy:
     """How the results of one function are kept.
 
-    ``name`` is the function's full name, for messages. ``expire`` is in seconds, ``None`` for the cache's default.
+    ``name`` is the function's full name, for messages. ``expire`` is in seconds, ``None`` for the cache's default;
+    or it says so of each result.
     ``annotation`` resolves the return annotation: at first use, because it may name what is defined further down.
     """
 
     name: str
-    expire: float | None = None
+    expire: float | Callable[..., Any] | None = None
+    freshness: Freshness = LASTING
+    cache_errors: tuple[tuple[type[Exception], float], ...] = ()
+    """Exceptions that are stored, and for how many seconds."""
     condition: Callable[[Any], Any] | None = None
     annotation: Callable[[], Any] = field(default=lambda: inspect.Signature.empty)
+    namespace: str | None = None
     shared: bool = False
     """The author's word that an endpoint answers everyone alike whom its guards let in."""
     author_keyed: bool = False
@@ -52,36 +67,102 @@ class CachePolicy:
     def of(
         cls,
         *,
-        name: str,
-        expire: float | None,
+        name: str = "",
+        expire: Duration | Callable[..., Any] | None,
         condition: Callable[[Any], Any] | None,
-        annotation: Callable[[], Any],
-        shared: bool,
+        cache_errors: Mapping[type[Exception], Duration] | None = None,
+        namespace: str | None = None,
+        shared: bool = False,
         author_keyed: bool,
+        freshness: Mapping[str, Any] = MappingProxyType({}),
     ) -> CachePolicy:
-        """Validate the options as a user gives them.
+        """Validate the options as a user gives them. ``freshness`` are those of :meth:`Freshness.of`.
 
         Raises:
-            ConfigurationError: an option that can't work.
+            ConfigurationError: an option that can't work, or two that contradict each other.
         """
+        unknown = sorted(freshness.keys() - _FRESHNESS)
+        if unknown:
+            raise InvalidTypeError(f"there is no option {unknown[0]}=; those that concern age are: {_OPTIONS}")
+        if callable(expire):
+            if inspect.iscoroutinefunction(expire):
+                raise InvalidTypeError("expire must be a duration, or a plain function that returns one")
+            lifetime = None
+        else:
+            expire = lifetime = optional_seconds(expire, option="expire")
         if condition is not None and (not callable(condition) or inspect.iscoroutinefunction(condition)):
             raise InvalidTypeError("condition must be a plain function of the result that returns whether to store it")
         return cls(
             name=name,
             expire=expire,
+            freshness=Freshness.of(expires=expire is not None, lifetime=lifetime, **freshness),
+            cache_errors=_errors(cache_errors),
             condition=condition,
-            annotation=annotation,
+            namespace=namespace,
             shared=bool(shared),
             author_keyed=author_keyed,
         )
 
+    def of_function(self, name: str, annotation: Callable[[], Any]) -> CachePolicy:
+        """The same options, for the function of this name."""
+        return replace(self, name=name, annotation=annotation)
+
     @cached_property
     def _codec(self) -> Codec:
-        return codec_for(self.annotation())
+        codec = codec_for(self.annotation())
+        if not self.cache_errors:
+            return codec
+        raising = RaisingCodec(codec, [kind for kind, _ in self.cache_errors])
+        register(raising)
+        return raising
 
     def codec(self) -> Codec:
         """How results become bytes and come back; only stores that hold bytes ask for it."""
         return self._codec
+
+    def life(
+        self, outcome: Outcome, said: Mark, args: tuple[Any, ...], kwargs: dict[str, Any], default: float | None
+    ) -> Life | None:
+        """How long a result is good for; ``None`` if it is not to be stored.
+
+        ``said`` is what the function itself said about it, ``default`` the cache's lifetime.
+        """
+        if said.skipped:
+            return None
+        if outcome.error is not None:
+            lifetime = self._lifetime_of(outcome.error)
+            # Due at once, so that nobody takes it for a value who only glances at it.
+            return None if lifetime is None else Life(lifetime, due=0.0, load=outcome.seconds)
+        if said.expire is not None:
+            return self.freshness.life(said.expire, outcome.seconds)
+        lifetime = default
+        if callable(self.expire):
+            try:
+                given = self.expire(outcome.value, *args, **kwargs)
+                if isinstance(given, timedelta):
+                    given = given.total_seconds()
+                if isinstance(given, (int, float)) and given <= 0:
+                    return None
+                if given is not None:
+                    lifetime = seconds(given, option="expire")
+            except Exception as error:
+                kind = type(error).__name__
+                warn_once(f"expire of {self.name} raised {kind}; the result is not stored", "expire", self.name)
+                return None
+        elif self.expire is not None:
+            lifetime = self.expire
+        return self.freshness.life(lifetime, outcome.seconds)
+
+    def keeping_error(self, error: Exception, spare: Found | None) -> Keeping:
+        """What may be done with an exception; one that ``spare`` covers for does not take its place."""
+        if self._lifetime_of(error) is None:
+            return Keeping.SHARE
+        if spare is not None and (spare.fresh_for > 0 or self.freshness.forgives(error, spare)):
+            return Keeping.SHARE
+        return Keeping.STORE
+
+    def _lifetime_of(self, error: Exception) -> float | None:
+        return next((lifetime for kind, lifetime in self.cache_errors if isinstance(error, kind)), None)
 
     def keeping(self, value: Any) -> Keeping:
         """What may be done with a result."""
@@ -98,6 +179,19 @@ class CachePolicy:
             kind = type(error).__name__
             warn_once(f"the condition of {self.name} raised {kind}; the result is not stored", "condition", self.name)
             return Keeping.SHARE
+
+
+def _errors(given: Mapping[type[Exception], Duration] | None) -> tuple[tuple[type[Exception], float], ...]:
+    if given is None:
+        return ()
+    if not isinstance(given, Mapping) or not given:
+        raise InvalidTypeError("cache_errors must be a dict of exception types and for how long they are stored")
+    for kind in given:
+        if not isinstance(kind, type) or not issubclass(kind, Exception):
+            raise InvalidTypeError("cache_errors must have exception types as its keys")
+    # Derived classes first: each exception has the lifetime of the type that is closest to its own.
+    kinds = sorted(given, key=lambda kind: -len(kind.__mro__))
+    return tuple((kind, seconds(given[kind], option="cache_errors")) for kind in kinds)
 
 
 def _refusal(value: Any) -> str | None:

@@ -12,8 +12,9 @@ import inspect
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
+from fast_cache.background import AtEnd, Background, Job
 from fast_cache.outcome import Outcome
 from fast_cache.single_flight import Flight, Flights, Gone, Signal, Waiter
 
@@ -32,8 +33,17 @@ class Port(Protocol):
     async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         """Call the user's function. Its exceptions are an outcome; a cancellation passes through."""
 
-    async def wait(self, flights: Flights, flight: Flight) -> Signal:
-        """Follow ``flight`` until woken. Leaving early, by cancellation, harms nobody."""
+    async def wait(self, flights: Flights, flight: Flight, timeout: float | None = None) -> Signal:
+        """Follow ``flight`` until woken, ``timeout`` seconds at most. Leaving early harms nobody."""
+
+    def can_wait(self) -> bool:
+        """Whether the caller may be kept waiting for somebody else's work here."""
+
+    def now(self) -> float:
+        """A time in seconds that only differences of mean something."""
+
+    def start(self, background: Background, job: Job, name: str, at_end: AtEnd, *, urgent: bool) -> bool:
+        """Let ``job`` run on its own, and call ``at_end`` when it has ended; False if there is no room for it."""
 
     def gone(self) -> Gone | None:
         """What tells others, later, whether the caller will never come back."""
@@ -62,22 +72,36 @@ class AsyncioPort:
             return Outcome(error=error, seconds=monotonic() - began)
         return Outcome(value, seconds=monotonic() - began)
 
-    async def wait(self, flights: Flights, flight: Flight) -> Signal:
-        waiter = _TaskWaiter()
+    async def wait(self, flights: Flights, flight: Flight, timeout: float | None = None) -> Signal:
+        waiter = _TaskWaiter(self.gone())
         signal = flights.enqueue(flight, waiter)
         if signal is not None:
             return signal
+        timer = waiter.give_up_after(timeout) if timeout is not None else None
         try:
-            signal = await waiter.future
+            await waiter.future
         except BaseException:
             flights.leave(flight, waiter)
             _pass_on(flights, flight, waiter)
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
         flights.leave(flight, waiter)
-        return signal
+        return waiter.signal or Signal.LATE
+
+    def can_wait(self) -> bool:
+        return True
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def start(self, background: Background, job: Job, name: str, at_end: AtEnd, *, urgent: bool) -> bool:
+        return background.start_task(job, name, at_end, urgent=urgent)
 
     def gone(self) -> Gone:
-        return asyncio.get_running_loop().is_closed
+        loop = asyncio.get_running_loop()
+        return lambda: not loop.is_running()  # closed, or standing still for who knows how long
 
     async def finish(self, step: Coroutine[Any, Any, T], at_end: Callable[[], None]) -> T:
         task = asyncio.get_running_loop().create_task(step)
@@ -106,22 +130,31 @@ class BlockingPort:
             return Outcome(error=error, seconds=monotonic() - began)
         return Outcome(value, seconds=monotonic() - began)
 
-    async def wait(self, flights: Flights, flight: Flight) -> Signal:
-        if asyncio._get_running_loop() is not None:
-            # The leader may need the loop that this thread runs: blocking here could last for ever.
+    async def wait(self, flights: Flights, flight: Flight, timeout: float | None = None) -> Signal:
+        if not self.can_wait():
             return Signal.ALONE
         waiter = _ThreadWaiter()
         signal = flights.enqueue(flight, waiter)
         if signal is not None:
             return signal
         try:
-            signal = waiter.wait()
+            waiter.wait(timeout)
         except BaseException:  # KeyboardInterrupt in the main thread
             flights.leave(flight, waiter)
             _pass_on(flights, flight, waiter)
             raise
         flights.leave(flight, waiter)
-        return signal
+        return waiter.signal or Signal.LATE
+
+    def can_wait(self) -> bool:
+        # The work may need the loop that this thread runs: blocking here could last for ever.
+        return asyncio._get_running_loop() is None
+
+    def now(self) -> float:
+        return monotonic()
+
+    def start(self, background: Background, job: Job, name: str, at_end: AtEnd, *, urgent: bool) -> bool:
+        return background.start_thread(job, name, run_blocking, at_end, urgent=urgent)
 
     def gone(self) -> None:
         return None
@@ -142,11 +175,12 @@ def _pass_on(flights: Flights, flight: Flight, waiter: Waiter) -> None:
 class _TaskWaiter:
     """A task of some loop, waiting on a future of that loop."""
 
-    __slots__ = ("_loop", "future", "signal")
+    __slots__ = ("_loop", "future", "gone", "signal")
 
-    def __init__(self) -> None:
+    def __init__(self, gone: Gone | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Signal] = self._loop.create_future()
+        self.gone: Gone | None = gone
+        self.future: asyncio.Future[None] = self._loop.create_future()
         self.signal: Signal | None = None
 
     def wake(self) -> bool:
@@ -159,18 +193,22 @@ class _TaskWaiter:
             return False
         return True
 
+    def give_up_after(self, timeout: float) -> asyncio.TimerHandle:
+        """Wake up without a signal, unless one comes first."""
+        return self._loop.call_later(timeout, self._deliver)
+
     def _deliver(self) -> None:
         if not self.future.done():  # else the follower is being cancelled, and will find the signal by itself
-            assert self.signal is not None
-            self.future.set_result(self.signal)
+            self.future.set_result(None)
 
 
 class _ThreadWaiter:
     """A thread, waiting on an event of its own."""
 
-    __slots__ = ("_event", "signal")
+    __slots__ = ("_event", "gone", "signal")
 
     def __init__(self) -> None:
+        self.gone: Gone | None = None
         self._event = threading.Event()
         self.signal: Signal | None = None
 
@@ -178,10 +216,8 @@ class _ThreadWaiter:
         self._event.set()
         return True
 
-    def wait(self) -> Signal:
-        self._event.wait()
-        assert self.signal is not None
-        return self.signal
+    def wait(self, timeout: float | None) -> None:
+        self._event.wait(timeout)
 
 
 ASYNCIO = AsyncioPort()
@@ -197,8 +233,7 @@ def run_blocking(step: Coroutine[Any, Any, T]) -> T:
     try:
         step.send(None)
     except StopIteration as end:
-        result: T = end.value
-        return result
+        return cast(T, end.value)  # without a name: the traceback of an error may refer to this frame
     raise suspended(step)
 
 

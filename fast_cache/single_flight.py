@@ -33,6 +33,8 @@ class Signal(enum.Enum):
     """The leader was cancelled, and this follower leads now."""
     ALONE = "alone"
     """Waiting would never end here: load without coalescing."""
+    LATE = "late"
+    """The follower has waited for as long as it cares to; no flight ever ends with this."""
 
 
 class Waiter(Protocol):
@@ -43,40 +45,48 @@ class Waiter(Protocol):
     """
 
     signal: Signal | None
+    gone: Gone | None
 
     def wake(self) -> bool:
         """Wake the follower, from any thread; False if its event loop is closed and it will never run again."""
 
 
 class Mark:
-    """A load, as the code that it runs carries it about: what it waits for, and nothing of its key or value.
+    """A load, as the code that it runs carries it about: what it waits for and what the code said about the result.
 
-    Tasks and timers that a load starts keep a copy of the context for as long as they live.
+    It holds nothing of key and value: tasks and timers that a load starts keep a copy of the context, and so of this,
+    for as long as they live.
     """
 
-    __slots__ = ("awaits",)
+    __slots__ = ("awaits", "expire", "skipped")
 
     def __init__(self) -> None:
         self.awaits: list[Mark] = []
+        self.expire: float | None = None
+        self.skipped = False
 
 
 class Flight:
     """One load in progress. Only :class:`Flights` changes it."""
 
-    __slots__ = ("_gone", "_waiters", "ended", "key", "mark", "moved", "outcome")
+    __slots__ = ("_gone", "_late", "_waiters", "began", "ended", "key", "mark", "moved", "outcome", "sealed", "stored")
 
     def __init__(self, key: Hashable, gone: Gone | None = None) -> None:
         self.key = key
         self.moved = False
+        self.stored = False
+        self.began: float | None = None
         self.ended: Signal | None = None
         self.outcome: Outcome | None = None
         self.mark = Mark()
+        self.sealed = False
         self._waiters: deque[Waiter] = deque()
+        self._late: deque[Waiter] = deque()
         self._gone = gone
 
 
 Gone = Callable[[], bool]
-"""Tells whether a leader will never come back, because the event loop it ran on is closed."""
+"""Tells whether a leader is not coming back, because the event loop that it ran on does not run."""
 
 _led: ContextVar[tuple[Mark, ...]] = ContextVar("fast_cache_led_flights", default=())
 """The loads that the code running here is a part of, outermost first."""
@@ -85,14 +95,32 @@ _graph = threading.RLock()
 """Guards what waits for what, across the flights of all stores."""
 
 
+def innermost() -> Mark | None:
+    """The load that the running code is a part of most closely."""
+    led = _led.get()
+    return led[-1] if led else None
+
+
 @contextmanager
 def leading(flight: Flight) -> Iterator[None]:
     """Mark what runs inside as the load of ``flight``, so that waiting for itself is noticed."""
+    flight.mark.expire, flight.mark.skipped = None, False  # what a leader said that was cancelled is not its heir's
     token = _led.set((*_led.get(), flight.mark))
     try:
         yield
     finally:
         # A leader whose loop is gone is finished by the garbage collector, in whatever context that runs.
+        with suppress(ValueError):
+            _led.reset(token)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Mark what runs inside as a load of nobody's: what it says of its result is not about the load around it."""
+    token = _led.set((*_led.get(), Mark()))
+    try:
+        yield
+    finally:
         with suppress(ValueError):
             _led.reset(token)
 
@@ -123,6 +151,8 @@ class Flights:
             lost = flight if flight is not None and flight._gone is not None and flight._gone() else None
             if flight is not None and lost is None:
                 return flight, False
+            if lost is not None:
+                lost.moved = True  # should its loop run again, what it loads is older than what comes now
             flight = self._table[key] = Flight(key, gone)
         if lost is not None:
             self.abandon(lost)
@@ -135,27 +165,39 @@ class Flights:
             flight = self._table[key] = Flight(key, gone)
             return flight
 
+    def loads(self, key: Hashable) -> bool:
+        """Whether a load of ``key`` is under way."""
+        return key in self._table
+
     def waiting(self, key: Hashable) -> int:
         """How many callers follow the flight of ``key``."""
         with self._lock:
             flight = self._table.get(key)
-            return 0 if flight is None else len(flight._waiters)
+            return 0 if flight is None else len(flight._waiters) + len(flight._late)
 
     def is_followed(self, flight: Flight) -> bool:
-        """Whether anybody waits for ``flight``."""
+        """Whether anybody waits for ``flight`` who may have what it loads."""
         return bool(flight._waiters)
+
+    def seal(self, flight: Flight) -> None:
+        """Whoever comes from now on is not given what ``flight`` loads, but looks again when it has ended.
+
+        From here on others may see the value, and invalidate it: who asks after that must not be told of it.
+        """
+        with self._lock:
+            flight.sealed = True
 
     def enqueue(self, flight: Flight, waiter: Waiter) -> Signal | None:
         """Wait for ``flight``; where there is nothing to wait for, the signal is returned instead."""
         led = _led.get()
         with _graph if led else _NO_LOCK, self._lock:
             if flight.ended is not None:
-                return flight.ended
+                return Signal.OVERTAKEN if flight.sealed and flight.ended is Signal.SETTLED else flight.ended
             if led and _depends_on(flight.mark, led):
                 return Signal.ALONE
             for own in led:
                 own.awaits.append(flight.mark)
-            flight._waiters.append(waiter)
+            (flight._late if flight.sealed else flight._waiters).append(waiter)
             return None
 
     def leave(self, flight: Flight, waiter: Waiter) -> None:
@@ -166,7 +208,7 @@ class Flights:
                 if flight.mark in own.awaits:
                     own.awaits.remove(flight.mark)
             if waiter.signal is None:
-                flight._waiters.remove(waiter)
+                (flight._waiters if waiter in flight._waiters else flight._late).remove(waiter)
 
     def settle(self, flight: Flight, outcome: Outcome, signal: Signal = Signal.SETTLED) -> None:
         """End the flight and wake everyone with ``signal``. Does nothing to a flight that has ended."""
@@ -177,9 +219,12 @@ class Flights:
             flight.ended = signal
             self._remove(flight)
             waiters, flight._waiters = flight._waiters, deque()
+            late, flight._late = flight._late, deque()
             for waiter in waiters:
                 waiter.signal = signal
-        for waiter in waiters:
+            for waiter in late:
+                waiter.signal = Signal.OVERTAKEN if signal is Signal.SETTLED else signal
+        for waiter in (*waiters, *late):
             waiter.wake()
 
     def abandon(self, flight: Flight) -> None:
@@ -188,15 +233,23 @@ class Flights:
             with self._lock:
                 if flight.ended is not None:
                     return
-                if not flight._waiters:
+                if not flight._waiters and not flight._late:
                     # OVERTAKEN, so that whoever got hold of the flight a moment ago looks again.
                     flight.ended = Signal.OVERTAKEN
                     self._remove(flight)
                     return
-                heir = flight._waiters.popleft()
+                heir = (flight._waiters or flight._late).popleft()
                 heir.signal = Signal.LEAD
+                flight.sealed = False
+                flight._gone = heir.gone
             if heir.wake():
                 return
+
+    def supersede_if(self, flight: Flight) -> None:
+        """Fence off ``flight`` if it is still the one under way: the next caller leads a new one."""
+        with self._lock:
+            if self._table.get(flight.key) is flight:
+                self._detach(flight.key)
 
     def invalidate(self, key: Hashable) -> Flight | None:
         """Fence off the running load of ``key``: it will not be stored, and nobody joins it any more."""

@@ -92,6 +92,7 @@ class Flavour(ABC):
 
     def __init__(self) -> None:
         self._backends: list[CacheBackend] = []
+        self._stores: list[Store] = []
 
     @staticmethod
     def of(mode: Mode) -> Flavour:
@@ -101,7 +102,14 @@ class Flavour(ABC):
     def use(self, backend: CacheBackend) -> Store:
         """Return ``backend`` as this flavour sees it. It is closed when the test ends."""
         self._backends.append(backend)
-        return Store(self, backend)
+        store = Store(self, backend)
+        self._stores.append(store)
+        return store
+
+    async def _drain(self) -> None:
+        """Let what runs behind the callers end, before the backends are closed under it."""
+        for store in self._stores:
+            await store.drain()
 
     @abstractmethod
     def run(self, test: Coroutine[Any, Any, None]) -> None:
@@ -176,6 +184,10 @@ class Store:
 
         return decorate
 
+    async def drain(self) -> None:
+        """Wait for the loads that run behind their callers."""
+        await self._cache._binding.background.drain(PATIENCE)
+
     async def followed(self, key: str, followers: int) -> None:
         """Wait until this many callers wait for the load of ``key`` that somebody else has under way."""
         store = self.backend.engine_store()
@@ -194,6 +206,7 @@ class Blocking(Flavour):
         try:
             run_blocking(_Thread(functools.partial(run_blocking, test)).result(_WHOLE_TEST))
         finally:
+            asyncio.run(self._drain())
             for backend in self._backends:
                 backend.close()
 
@@ -230,6 +243,7 @@ class Suspending(Flavour):
         try:
             await asyncio.wait_for(test, _WHOLE_TEST)
         finally:
+            await self._drain()
             for backend in self._backends:
                 await backend.aclose()
 

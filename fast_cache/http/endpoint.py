@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FrameType, FunctionType, MappingProxyType
 from typing import Annotated, Any, Final, get_args, get_origin
 
-from fastapi import Depends
+from fastapi import Depends, params
 from fastapi.dependencies.utils import get_typed_annotation
 from starlette.requests import HTTPConnection, Request
 from starlette.websockets import WebSocket
@@ -27,6 +27,17 @@ REQUEST_PARAMETER: Final = "fast_cache_request__"
 On an HTTP route its value is the ``Request``. On a WebSocket route it is the ``WebSocket``, for which the planner's
 verdict is always "not cacheable".
 """
+
+
+def takes_dependencies(fn: Callable[..., Any]) -> bool:
+    """Whether FastAPI fills a parameter of ``fn`` with what a dependency returns, which may end with the request."""
+    globalns = getattr(inspect.unwrap(fn), "__globals__", {})
+    for parameter in inspect.signature(fn).parameters.values():
+        annotation = get_typed_annotation(parameter.annotation, globalns)
+        annotation = getattr(annotation, "__value__", annotation)  # as in _injected
+        if any(isinstance(item, params.Depends) for item in (parameter.default, *get_args(annotation))):
+            return True
+    return False
 
 
 async def _connection(connection: HTTPConnection) -> HTTPConnection:

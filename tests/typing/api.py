@@ -5,12 +5,15 @@ Each ``type: ignore`` names an error that has to be there: the checker reports t
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine
-from typing import Annotated, Any, assert_type
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Annotated, Any, ParamSpec, TypeVar, assert_type
 
 from fastapi import Depends, FastAPI
 
 from fast_cache import Cache, CacheBackend, CacheDep, InMemoryBackend, RedisBackend, cache
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @cache.cached
@@ -42,6 +45,11 @@ class Shop:
     def name(self, item_id: int) -> str:
         return ""
 
+    @cache.cached
+    @classmethod
+    def rate(cls, item_id: int) -> float:
+        return 1.0
+
     @staticmethod
     @cache.cached
     def below_staticmethod(item_id: int) -> str:
@@ -59,11 +67,32 @@ async def functions() -> None:
     assert_type(await bare_async(1), float)
     assert_type(called(1), str)
     assert_type(await with_options(1), list[str])
-    bare_async("1")  # type: ignore[arg-type, unused-coroutine]
-    bare_async(1, "USD")  # type: ignore[call-arg, unused-coroutine]
-    called()  # type: ignore[call-arg]
+    bare_async("1")  # type: ignore[call-overload]
+    bare_async(1, "USD")  # type: ignore[call-overload]
+    called()  # type: ignore[call-overload]
     assert_type(takes_anything("x", other=1), int)
     assert_type(takes_anything.key(anything=1, other=2), str)
+
+
+async def bypassing(shop: Shop) -> None:
+    assert_type(await bare_async(1, currency="USD", skip_cache=True), float)
+    assert_type(called(1, skip_cache=True), str)
+    assert_type(shop.name(1, skip_cache=True), str)
+    assert_type(await shop.price(1, skip_cache=True), float)
+
+
+def traced(fn: Callable[P, T]) -> Callable[P, T]:
+    return fn
+
+
+def takes_a_callback(fn: Callable[[int], str]) -> str:
+    return fn(1)
+
+
+def as_any_other_function() -> None:
+    assert_type(takes_a_callback(called), str)
+    assert_type(traced(called)(1), str)
+    traced(called)("1")  # type: ignore[arg-type]
 
 
 async def operations() -> None:
@@ -86,7 +115,11 @@ async def methods(shop: Shop) -> None:
     assert_type(await shop.price.refresh(1), float)
     assert_type(Shop.below_staticmethod(1), str)
     assert_type(Shop.above_staticmethod(1), str)
-    shop.name("1")  # type: ignore[arg-type]
+    shop.name("1")  # type: ignore[call-overload]
+    # What mypy can't tell: the type of a classmethod has its class first, as that of a method has its instance, and a
+    # staticmethod looks like a method without parameters.
+    Shop.rate(1)  # type: ignore[call-overload]
+    shop.above_staticmethod(1)  # type: ignore[call-overload]
     shop.name.invalidate()  # type: ignore[call-arg]
 
 
@@ -106,3 +139,35 @@ async def read_item(item_id: int, store: CacheDep) -> float:
 @app.get("/other")
 async def other(store: Annotated[CacheBackend, Depends(cache.get_cache)]) -> Any:
     return await store.aget("key", default=0)
+
+
+async def loaders() -> None:
+    async def load() -> float:
+        return 1.0
+
+    assert_type(cache.get_or_set("key", lambda: 1, expire="5m", stale_if_error=60), int)
+    assert_type(await cache.aget_or_set("key", load, 60, refresh_ahead=0.2), float)
+    cache.get_or_set("key", lambda: 1, nonsense=1)  # type: ignore[call-arg]
+    cache.get_or_set("key")  # type: ignore[call-arg]
+    report = await cache.awarmup({"key": load}, concurrency=2)
+    assert_type(report.failed, dict[str, Exception])
+
+
+@cache.cached(expire=lambda result, item_id: 60 if result else 0, stale_if_error="1h", errors=OSError)
+def adaptive(item_id: int) -> str | None:
+    cache.current.expire = "5m"
+    return None
+
+
+@cache.early("10m", "7m", jitter=0.1)
+async def early(item_id: int) -> str:
+    return ""
+
+
+async def looks() -> None:
+    assert_type(adaptive(1), str | None)
+    assert_type(await early(1), str)
+    assert_type(adaptive.explain(1).answer, str)
+    assert_type((await early.explain(1)).expires_in, float | None)
+    with cache.detect() as calls, cache.disabled():
+        assert_type(calls[0].source, str)

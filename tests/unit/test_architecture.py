@@ -19,13 +19,13 @@ LAYERS = [
     {"testing"},
     {"__init__"},
     {"cache"},
-    {"http", "binding", "decorated", "decorator", "method", "wrapper"},
-    {"flow", "background"},
+    {"http", "binding", "current", "decorated", "decorator", "loading", "method", "presets", "warming", "wrapper"},
+    {"explanation", "flow"},
     {"policy"},
     {"backends"},
     {"ports"},
-    {"serializers", "single_flight"},
-    {"durations", "entry", "keys", "once", "outcome", "stats"},
+    {"background", "serializers", "single_flight"},
+    {"durations", "entry", "freshness", "keys", "once", "outcome", "stats", "watching"},
     {"errors"},
 ]
 """The package from top to bottom, by module or subpackage: each may import its own layer and those below."""

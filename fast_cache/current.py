@@ -1,0 +1,38 @@
+"""What a function can say about its own result while it computes it."""
+
+from __future__ import annotations
+
+from fast_cache.durations import Duration, optional_seconds
+from fast_cache.single_flight import Mark, innermost
+
+
+class CurrentLoad:
+    """The load that the running code is a part of, as ``cache.current`` gives it.
+
+    Where nothing is being loaded (the function was called with ``skip_cache=True``, or before ``init_app``) what is
+    said here has no effect. In a function that another cached function calls, it is about the inner one.
+    """
+
+    __slots__ = ("_mark",)
+
+    def __init__(self) -> None:
+        self._mark = innermost() or Mark()
+
+    @property
+    def expire(self) -> float | None:
+        """The lifetime of the result in seconds, if one was set here; it comes before ``expire=``.
+
+        Assign seconds, a ``timedelta`` or text such as ``"5m"``.
+
+        Raises:
+            ConfigurationError: not a duration.
+        """
+        return self._mark.expire
+
+    @expire.setter
+    def expire(self, lifetime: Duration | None) -> None:
+        self._mark.expire = optional_seconds(lifetime, option="expire")
+
+    def skip(self) -> None:
+        """Do not store the result. Those who wait for it get it all the same."""
+        self._mark.skipped = True
