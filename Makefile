@@ -52,7 +52,7 @@ endef
 .PHONY: help
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
-	@echo "PYTHON=3.12 chooses the interpreter (now $(PYTHON)), PORT=8080 the port of run, REDIS_URL its store, ARGS what bench is given."
+	@echo "PYTHON=3.12 chooses the interpreter (now $(PYTHON)), PORT=8080 the port of run, REDIS_URL its store, ARGS what bench and simulate are given."
 
 .PHONY: run
 run: $(venv)/installed ## Serve the example shop; in memory, or in Redis where REDIS_URL is set
@@ -68,10 +68,10 @@ run: $(venv)/installed ## Serve the example shop; in memory, or in Redis where R
 test: check pytest ## Everything that CI runs: lint, format, types, tests with coverage
 
 .PHONY: test-all
-test-all: check ## The tests on Python 3.11, 3.12 and 3.13
+test-all: ## The same on Python 3.11, 3.12 and 3.13
 	@for version in $(PYTHONS); do \
 		echo "== Python $$version"; \
-		$(MAKE) --no-print-directory pytest PYTHON=$$version || exit 1; \
+		$(MAKE) --no-print-directory test PYTHON=$$version || exit 1; \
 	done
 
 .PHONY: pytest
@@ -88,6 +88,10 @@ check: $(venv)/installed ## Lint, format and types, without changing a file
 format: $(venv)/installed ## Put imports and layout in order
 	$(python) -m ruff check --fix .
 	$(python) -m ruff format .
+
+.PHONY: simulate
+simulate: $(venv)/installed ## Run the engine under a million schedules; the tests run a hundred thousand
+	$(python) -m tests.simulation --schedules 1000000 $(ARGS)
 
 .PHONY: bench
 bench: .venv-bench/installed ## Measure, beside other caching libraries

@@ -1,0 +1,63 @@
+"""``python -m tests.simulation``: run many schedules, on all processors; or look at single seeds.
+
+Without seeds, ``--schedules`` are run from ``--first`` on. If one breaks a law, its history is printed, as short as it
+could be made, and the exit code is 1. With seeds, the history of each is printed, whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from random import Random
+from time import perf_counter
+from typing import Final
+
+from tests.simulation.explore import Failure, attempted, explore, failing_seeds, reduced
+from tests.simulation.plan import draw
+
+_CHUNK: Final = 1000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="The engine under any schedule.")
+    parser.add_argument("seeds", nargs="*", type=int, metavar="seed", help="print what happens with these seeds")
+    parser.add_argument("--schedules", type=int, default=100_000, help="how many to run (%(default)s)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes to use (%(default)s)")
+    chosen = parser.parse_args(arguments)
+    if chosen.seeds:
+        broken = [attempted(seed, draw(Random(seed)), seed) for seed in chosen.seeds]
+        print("\n\n".join(each.account() for each in broken))
+        return int(any(each.violations for each in broken))
+    began = perf_counter()
+    failing = _failing(chosen.first, chosen.schedules, chosen.jobs)
+    seconds = perf_counter() - began
+    print(f"{chosen.schedules} schedules in {seconds:.0f} s, {chosen.schedules / seconds:.0f} a second")
+    if not failing:
+        return 0
+    laws: dict[str, list[Failure]] = {}
+    for failure in failing:
+        laws.setdefault(failure.law, []).append(failure)
+    for law, failures in sorted(laws.items()):
+        seeds = ", ".join(str(failure.seed) for failure in failures[:20])
+        print(f"\n{law} is broken by {len(failures)} schedules: {seeds}")
+        print(reduced(failures[0]).account())
+    return 1
+
+
+def _failing(first: int, count: int, jobs: int) -> list[Failure]:
+    """What fails among so many seeds, in their order."""
+    chunks = [range(start, min(start + _CHUNK, first + count)) for start in range(first, first + count, _CHUNK)]
+    if jobs == 1:
+        return [failure for chunk in chunks for failure in explore(chunk)]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        seeds = [seed for found in pool.map(failing_seeds, chunks) for seed in found]
+    return list(explore(seeds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""What is to happen in one run, drawn from a seed: who there is, what they do, and what befalls them.
+
+In which order it happens is drawn separately, so that a plan that shows a fault can be made shorter and tried again
+under many orders.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from random import Random
+from typing import Final, NamedTuple
+
+from fast_cache.freshness import Freshness
+from fast_cache.policy import CachePolicy
+from tests.simulation.history import Kind
+
+KEYS: Final = ("a", "b")
+
+
+class Backend(enum.Enum):
+    """Where values are kept."""
+
+    MEMORY = "memory"
+    REDIS = "redis"
+    TEN_METHODS = "ten methods"
+
+
+class Flavour(enum.Enum):
+    """How a caller waits."""
+
+    TASK = "task"
+    THREAD = "thread"
+    THREAD_OF_LOOP = "thread with a running loop"
+
+
+class Fate(enum.Enum):
+    """What befalls everybody."""
+
+    CANCEL = "an operation is cancelled"
+    CRASH = "a process dies"
+    SHUTDOWN = "a loop ends, and cancels its tasks"
+    TIME = "time passes"
+    SILENCE = "the server is silent for a while"
+    READ_ONLY = "the server refuses changes for a while"
+    EVICTION = "the server forgets a key"
+
+
+class Step(NamedTuple):
+    """One operation of an actor, after a pause in seconds."""
+
+    kind: Kind
+    key: str
+    pause: float
+    detachable: bool
+
+
+class Actor(NamedTuple):
+    """Somebody who does one thing after another."""
+
+    process: int
+    flavour: Flavour
+    steps: tuple[Step, ...]
+    loop: int = 0
+    """Which of the two loops of its process it runs on."""
+
+
+class Blow(NamedTuple):
+    """Something that befalls a process, after a pause in seconds."""
+
+    fate: Fate
+    process: int
+    pause: float
+
+
+def _policy(name: str, expire: float, **options: float) -> CachePolicy:
+    return CachePolicy(name=f"simulated {name}", expire=expire, freshness=Freshness(**options))  # type: ignore[arg-type]
+
+
+POLICIES: Final = (
+    _policy("lasting", 60.0),
+    _policy("brief", 1.0),
+    _policy("stale-while-revalidate", 1.0, stale_while_revalidate=1.0),
+    _policy("stale-if-error", 1.0, stale_if_error=2.0, throttle=0.3),
+    _policy("both stale options", 1.0, stale_while_revalidate=2.0, stale_if_error=1.0, throttle=0.3),
+    _policy("refresh-ahead", 1.0, refresh_ahead_part=0.5),
+    _policy("lasting, refreshed ahead", 60.0, refresh_ahead=59.9),
+    _policy("early", 1.0, early=1.0),
+    _policy("jitter", 1.0, jitter=0.5),
+    _policy("timeout", 1.0, stale_if_error=2.0, throttle=0.3, timeout=0.05, hard_timeout=0.4),
+    _policy("timeout while revalidating", 1.0, stale_while_revalidate=2.0, timeout=0.1),
+    _policy("hard timeout", 60.0, hard_timeout=0.1),
+)
+
+_LONG: Final = (0.0, 0.0, 0.0, 0.0, 0.05, 0.3, 1.1, 1.6)
+_SHORT: Final = (0.0, 0.0, 0.0, 0.02, 0.05, 0.1, 0.2, 1.1)
+"""Pauses between operations: with a load that is slow, short ones make them meet."""
+
+_KINDS: Final = (Kind.CALL,) * 11 + (Kind.INVALIDATE,) * 5 + (Kind.REFRESH, Kind.PUT, Kind.PUT, Kind.CLEAR)
+
+_FATES: Final = {
+    Backend.MEMORY: (Fate.CANCEL, Fate.CANCEL, Fate.SHUTDOWN, Fate.TIME),
+    Backend.TEN_METHODS: (Fate.CANCEL, Fate.CANCEL, Fate.SHUTDOWN, Fate.TIME),
+    Backend.REDIS: (
+        *(Fate.CANCEL, Fate.CANCEL, Fate.CANCEL, Fate.SHUTDOWN, Fate.CRASH, Fate.TIME),
+        *(Fate.SILENCE, Fate.READ_ONLY, Fate.EVICTION),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run, apart from its order.
+
+    ``policies`` has one for each process: mostly the same, as in one deployment; now and then an older one.
+    """
+
+    backend: Backend
+    policies: tuple[CachePolicy, ...]
+    actors: tuple[Actor, ...]
+    blows: tuple[Blow, ...]
+    loss: float = 0.0
+    """How likely it is that a message is lost, or a method of a backend raises."""
+    failures: float = 0.0
+    """How likely it is that a load raises."""
+    nothing: float = 0.1
+    """How likely it is that a load returns ``None``."""
+    slow: bool = False
+    """Whether loads and messages take their time."""
+    nests: bool = False
+    """Whether loads call other cached functions, or themselves."""
+    full: bool = False
+    """Whether local memory has room for one entry only."""
+    max_load_time: float = 60.0
+    keys: tuple[str, ...] = KEYS
+
+    def __str__(self) -> str:
+        traits = {"slow": self.slow, "nested loads": self.nests, "one entry": self.full}
+        lines = [
+            f"{self.backend.value}, loss {self.loss}, failing loads {self.failures}, "
+            f"max_load_time {self.max_load_time}" + "".join(f", {trait}" for trait, holds in traits.items() if holds)
+        ]
+        lines += [f"p{index}: {policy.name}" for index, policy in enumerate(self.policies)]
+        for actor in self.actors:
+            steps = ", ".join(f"[{step.pause} s] {step.kind.value} {step.key}" for step in actor.steps)
+            where = f"{actor.flavour.value} of p{actor.process}{', on its other loop' if actor.loop else ''}"
+            lines.append(f"a {where}: {steps}")
+        lines += [f"[{blow.pause} s] {blow.fate.value} (p{blow.process})" for blow in self.blows]
+        return "\n".join(lines)
+
+
+def draw(rng: Random) -> Plan:
+    """A plan of two to four processes' worth of callers and three to eight operations."""
+    random = rng.random
+
+    def below(count: int) -> int:
+        return int(random() * count)
+
+    kind = random()
+    backend = Backend.MEMORY if kind < 0.3 else Backend.TEN_METHODS if kind < 0.45 else Backend.REDIS
+    processes = 1 if backend is not Backend.REDIS else 1 + int(random() < 0.75) + int(random() < 0.15)
+    slow = random() < 0.5
+    pauses = _SHORT if slow else _LONG
+    policy = POLICIES[below(len(POLICIES))]
+    policies = [policy] * processes
+    if processes > 1 and random() < 0.1:
+        policies[-1] = POLICIES[below(len(POLICIES))]
+    keys = 1 if random() < 0.75 else 2
+    flavours, apart = random(), 0.0 if random() < 0.5 else 0.5
+    actors = []
+    left = 3 + min(below(6), below(6))
+    count = min(left, 2 + below(3))
+    for index in range(count):
+        share = left // (count - index)
+        left -= share
+        flavour = Flavour.TASK
+        if flavours > 0.7:
+            flavour = Flavour.THREAD if random() < 0.85 else Flavour.THREAD_OF_LOOP
+        steps = tuple(
+            Step(_KINDS[below(len(_KINDS))], KEYS[below(keys)], pauses[below(len(pauses))], random() < 0.85)
+            for _ in range(share)
+        )
+        actors.append(Actor(below(processes), flavour, steps, int(random() < apart)))
+    fates = _FATES[backend]
+    blows = tuple(
+        Blow(fates[below(len(fates))], below(processes), pauses[below(len(pauses))])
+        for _ in range(below(3) if random() < 0.7 else 0)
+    )
+    return Plan(
+        backend,
+        tuple(policies),
+        tuple(actors),
+        blows,
+        loss=0.0 if random() < 0.6 else 0.1,
+        failures=0.0 if random() < 0.6 else 0.3,
+        slow=slow,
+        nests=random() < 0.1,
+        full=random() < 0.1,
+        max_load_time=60.0 if random() < 0.8 else 0.3,
+        keys=KEYS[:keys],
+    )

@@ -1,0 +1,194 @@
+"""A hundred thousand schedules without a broken law; and proof that each law can be broken.
+
+``make simulate`` runs a million. What a seed did is printed by ``python -m tests.simulation SEED``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from pkgutil import resolve_name
+from random import Random
+from typing import Any, NamedTuple
+
+import pytest
+
+from fast_cache.backends.memory import MemoryStore
+from fast_cache.backends.redis.layout import Command, Layout
+from fast_cache.backends.redis.store import RedisStore
+from fast_cache.backends.ten_methods import TenMethodStore
+from fast_cache.entry import MISSING
+from fast_cache.freshness import Found, Verdict
+from fast_cache.serializers import unpack_stored
+from fast_cache.single_flight import Flight, Flights, Signal
+from tests.simulation.explore import attempted, explore, reduced
+from tests.simulation.plan import draw
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SCHEDULES = 100_000
+
+SOON = 12_000
+"""Within so many schedules a broken fence is noticed."""
+
+
+def test_no_schedule_breaks_a_law() -> None:
+    # Apart, on all processors, and out of the sight of what measures coverage: traced, it would take minutes.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    command = [sys.executable, "-m", "tests.simulation", "--schedules", str(SCHEDULES)]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
+
+
+def test_a_seed_always_gives_the_same_run() -> None:
+    def account(seed: int) -> str:
+        return attempted(seed, draw(Random(seed)), seed).account()
+
+    for seed in range(40):
+        assert account(seed) == account(seed)
+
+
+def test_what_is_drawn_has_everything_in_it() -> None:
+    accounts = "\n".join(attempted(seed, draw(Random(seed)), seed).account() for seed in range(1500))
+    for word in (
+        *("memory", "redis", "ten methods", "thread of", "nested loads", "on its other loop", "one entry"),
+        *("is cancelled, at", "dies", "READONLY", "meets a silent server", "is evicted", "is lost", "once more"),
+        *("LoadTimeout", "LoadError", "returns None", "bound to its request", "leaves the source of", "refresh#"),
+        *("WRITE-IF-FENCED", "ANNOUNCE", "PUT-IF-ANNOUNCED", "fails to write", "fails to delete", "background"),
+    ):
+        assert word in accounts, word
+
+
+class Break(NamedTuple):
+    """A part of the engine made wrong: ``replacement`` is made from what stands under ``name`` in ``owner``."""
+
+    owner: str
+    name: str
+    replacement: Callable[[Any], Any]
+    law: str
+
+
+def _unfenced_put(put: Callable[..., bool]) -> Callable[..., bool]:
+    def unfenced(self: MemoryStore, key: Any, value: Any, life: Any, flight: Flight | None = None) -> bool:
+        if flight is not None:
+            flight.moved = False
+        return put(self, key, value, life, flight)
+
+    return unfenced
+
+
+def _plain_set(_: Any) -> Callable[..., list[Command]]:
+    def write(self: Layout, key: str, fence: bytes, data: bytes, lifetime_ms: int) -> list[Command]:
+        return [("SET", self.value_key(key), data, "PX", lifetime_ms), ("GET", self._generation)]
+
+    return write
+
+
+def _believed_write(write: Callable[..., Awaitable[bool]]) -> Callable[..., Awaitable[bool]]:
+    async def believed(self: RedisStore, *args: Any) -> bool:
+        await write(self, *args)
+        return True
+
+    return believed
+
+
+def _unwoken(_: Any) -> Callable[..., None]:
+    def abandon(self: Flights, flight: Flight) -> None:
+        flight.ended = Signal.OVERTAKEN
+        self._remove(flight)
+
+    return abandon
+
+
+def _any_generation(_: Any) -> Callable[..., Any]:
+    return lambda key, data, generation: unpack_stored(key, data) if isinstance(data, bytes) else None
+
+
+def _no_second_look(capture: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def captured(self: Any, *args: Any, **options: Any) -> Any:
+        _, ticket = await capture(self, *args, **options)
+        return MISSING, ticket
+
+    return captured
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+def _undone_in_name(_: Any) -> Callable[..., Awaitable[None]]:
+    async def undo(self: TenMethodStore, port: Any, key: str) -> None:
+        self._overlooked.pop(key, None)
+
+    return undo
+
+
+def _value_only(_: Any) -> Callable[..., None]:
+    def retire(self: Any) -> None:
+        self.value = None
+
+    return retire
+
+
+def _always_leads(_: Any) -> Callable[..., tuple[Flight, bool]]:
+    return lambda self, key, gone=None: (self.supersede(key, gone), True)
+
+
+def _absent_as_none(find: Callable[..., Any]) -> Callable[..., Any]:
+    def found(self: MemoryStore, key: Any) -> Any:
+        there = find(self, key)
+        return Found(None) if there is MISSING and self.evictions()["expired"] else there
+
+    return found
+
+
+FLIGHTS = "fast_cache.single_flight.Flights"
+
+BREAKS = {
+    "a load's late write undoes an invalidation": Break(
+        "fast_cache.backends.memory.MemoryStore", "put", _unfenced_put, "law 1"
+    ),
+    "an invalidation leaves the loads in flight alone": Break(FLIGHTS, "invalidate", lambda _: _nothing, "law 1"),
+    "a clear leaves the loads in flight alone": Break(FLIGHTS, "invalidate_all", lambda _: _nothing, "law 1"),
+    "Redis stores without looking at the fence": Break(
+        "fast_cache.backends.redis.layout.Layout", "write", _plain_set, "law 1"
+    ),
+    "a refused write is not noticed": Break(
+        "fast_cache.backends.redis.store.RedisStore", "write", _believed_write, "law 1"
+    ),
+    "an invalidation that was not delivered is forgotten": Break(
+        "fast_cache.backends.redis.breaker.Breaker", "owe", lambda _: _nothing, "law 1"
+    ),
+    "entries outlive a clear": Break("fast_cache.backends.redis.store", "_opened", _any_generation, "law 1"),
+    "a write that was fenced off is not undone": Break(
+        "fast_cache.backends.ten_methods.TenMethodStore", "_undo", _undone_in_name, "law 1"
+    ),
+    "nothing is ever stale": Break(
+        "fast_cache.freshness.Freshness", "judge", lambda _: lambda self, found: Verdict.FRESH, "law 2"
+    ),
+    "every error is forgiven": Break(
+        "fast_cache.freshness.Freshness", "forgives", lambda _: lambda self, error, spare: True, "law 2"
+    ),
+    "everybody leads": Break(FLIGHTS, "board", _always_leads, "law 3"),
+    "a leader does not look again": Break(
+        "fast_cache.backends.redis.store.RedisStore", "capture", _no_second_look, "law 3"
+    ),
+    "a leader that is cancelled wakes nobody": Break(FLIGHTS, "abandon", _unwoken, "law 4"),
+    "an entry is emptied before it is retired": Break("fast_cache.entry.Entry", "retire", _value_only, "law 5"),
+    "an absent value is None": Break("fast_cache.backends.memory.MemoryStore", "find", _absent_as_none, "law 5"),
+    "a flight that has ended is still there": Break(FLIGHTS, "_remove", lambda _: _nothing, "law 6"),
+}
+
+
+@pytest.mark.parametrize("broken", BREAKS.values(), ids=BREAKS.keys())
+def test_what_is_broken_on_purpose_is_noticed(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = resolve_name(broken.owner)
+    monkeypatch.setattr(owner, broken.name, broken.replacement(getattr(owner, broken.name)))
+    failure = next((each for each in explore(range(SOON)) if each.law == broken.law), None)
+    assert failure is not None
+    account = reduced(failure, tries=20).account()
+    assert account.splitlines()[-1].startswith(broken.law)
+    assert " begins" in account
