@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from fastapi import FastAPI
 from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from examples.sqlite_backend import SQLiteBackend
 from fast_cache import Cache, CacheBackend, InMemoryBackend, RedisBackend
 from fast_cache.durations import Duration
 from fast_cache.errors import ConfigurationError
@@ -70,8 +72,7 @@ def test_what_can_be_read_once_is_not_shared_with_followers() -> None:
     def release() -> None:
         flights = cache.get_cache().engine_store().flights
         assert began.wait(20)
-        while sum(flights.waiting(key) for key in list(flights._table)) != 2:
-            time.sleep(0.001)
+        asyncio.run(until(lambda: sum(flights.waiting(key) for key in list(flights._table)) == 2))
         go.set()
 
     *lists, _ = in_threads(lambda: list(rows()), follower, follower, release)
@@ -187,11 +188,12 @@ def test_a_load_that_began_during_a_slow_set_does_not_overwrite_it() -> None:
 def test_those_who_share_a_load_do_not_see_what_another_does_to_the_value(store: str, redis_url: str) -> None:
     backend = InMemoryBackend(copy=True) if store == "copying memory" else RedisBackend(redis_url, namespace="attack")
     cache = cache_over(backend)
+    flights = backend.engine_store().flights
 
     async def main() -> list[dict[str, str]]:
         @cache.cached
         async def page() -> dict[str, str]:
-            await asyncio.sleep(0.01)
+            await until(lambda: sum(flights.waiting(key) for key in list(flights._table)) == 2)
             return {}
 
         async def request(user: str) -> dict[str, str]:
@@ -367,11 +369,23 @@ def test_a_stored_value_that_can_no_longer_be_copied_is_a_miss() -> None:
     assert isinstance(load(), Once)
 
 
-def test_an_error_leaves_no_cycle_of_references() -> None:
-    cache = cache_over()
+class Held:
+    """Something that a function's frame refers to."""
 
-    class Held:
-        pass
+
+@contextlib.contextmanager
+def without_the_collector() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("refreshing", [False, True])
+def test_an_error_leaves_no_cycle_of_references(refreshing: bool) -> None:
+    cache = cache_over()
+    seen: list[weakref.ref[Held]] = []
 
     @cache.cached
     def load() -> None:
@@ -379,15 +393,64 @@ def test_an_error_leaves_no_cycle_of_references() -> None:
         seen.append(weakref.ref(held))
         raise ValueError
 
-    seen: list[weakref.ref[Held]] = []
-    gc.disable()
-    try:
+    with without_the_collector():
         for _ in range(3):
             with contextlib.suppress(ValueError):
-                load()
+                load.refresh() if refreshing else load()
         assert [reference() for reference in seen] == [None] * 3
-    finally:
-        gc.enable()
+
+
+@pytest.mark.parametrize("refreshing", [False, True])
+@pytest.mark.parametrize("local", [False, True])
+def test_an_error_of_an_async_function_leaves_no_cycle_of_references(
+    tmp_path: Path, refreshing: bool, local: bool
+) -> None:
+    backend: CacheBackend = InMemoryBackend() if local else SQLiteBackend(tmp_path / "cache.db")
+    cache = cache_over(backend)
+    seen: list[weakref.ref[Held]] = []
+
+    @cache.cached
+    async def load() -> None:
+        held = Held()
+        seen.append(weakref.ref(held))
+        raise ValueError
+
+    async def main() -> None:
+        for _ in range(3):
+            with contextlib.suppress(ValueError):
+                await (load.refresh() if refreshing else load())
+        assert [reference() for reference in seen] == [None] * 3
+
+    with contextlib.closing(backend), without_the_collector():
+        asyncio.run(main())
+
+
+def test_an_error_of_a_load_in_the_background_leaves_no_cycle_of_references() -> None:
+    cache = cache_over()
+    seen: list[weakref.ref[Held]] = []
+
+    def load() -> None:
+        held = Held()
+        seen.append(weakref.ref(held))
+        raise ValueError
+
+    async def aload() -> None:
+        load()
+
+    blocking = cache.cached(expire=60, hard_timeout=20)(load)
+    suspending = cache.cached(expire=60, hard_timeout=20)(aload)
+
+    async def main() -> None:
+        for _ in range(2):
+            with contextlib.suppress(ValueError):
+                await suspending()
+            with contextlib.suppress(ValueError):
+                await asyncio.to_thread(blocking)
+        assert len(seen) == 4
+        await until(lambda: [reference() for reference in seen] == [None] * 4)  # when threads and tasks have ended
+
+    with without_the_collector():
+        asyncio.run(main())
 
 
 def test_what_a_load_starts_does_not_keep_its_value() -> None:

@@ -424,6 +424,6 @@ def test_nothing_is_logged_where_nothing_is_wrong(caplog: pytest.LogCaptureFixtu
         load(1)
     load.invalidate(1)
     load.refresh(1)
-    load(1, skip_cache=True)  # type: ignore[call-arg]
+    load(1, skip_cache=True)
     fresh.get_cache().clear()
     assert [record for record in caplog.records if record.name.startswith("fast_cache")] == []
