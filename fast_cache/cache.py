@@ -7,7 +7,7 @@ checks its options and chooses a wrapper; `get_cache` hands out the backend.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, ForwardRef, ParamSpec, TypeVar, Unpack, overload
@@ -17,6 +17,7 @@ from starlette.requests import HTTPConnection
 
 from fast_cache.backends.base import CacheBackend
 from fast_cache.backends.memory import InMemoryBackend
+from fast_cache.batches import with_missing
 from fast_cache.binding import Binding
 from fast_cache.current import CurrentLoad
 from fast_cache.decorator import Done, Operations, decorate
@@ -27,6 +28,7 @@ from fast_cache.http.lifespan import bind_lifespan
 from fast_cache.http.refuse import refuse_generators
 from fast_cache.keys import KeyMaker, Twins, code_digest, resolve_hints
 from fast_cache.loading import Loading
+from fast_cache.many import CachedMany, ManyOperations, element_of, values_of
 from fast_cache.method import place_of
 from fast_cache.once import warn_once
 from fast_cache.policy import CachePolicy
@@ -37,7 +39,7 @@ from fast_cache.warming import WarmupReport, awarm, warm
 from fast_cache.watching import ALL, Detection
 
 if TYPE_CHECKING:
-    from fast_cache.decorated import AsyncCached, Decorator, SyncCached
+    from fast_cache.decorated import AsyncCached, AsyncCachedMany, Decorator, ManyDecorator, SyncCached, SyncCachedMany
     from fast_cache.freshness import FreshnessOptions
 
 _DRAIN: Final = 5.0
@@ -45,6 +47,8 @@ _DRAIN: Final = 5.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Cache(Presets):
@@ -239,6 +243,93 @@ class Cache(Presets):
 
         return decorator(fn_or_expire) if bare else decorator
 
+    @overload
+    def cached_many(self, fn: Callable[P, Coroutine[Any, Any, Mapping[K, V]]], /) -> AsyncCachedMany[P, K, V]: ...
+    @overload
+    def cached_many(self, fn: Callable[P, Mapping[K, V]], /) -> SyncCachedMany[P, K, V]: ...
+    @overload
+    def cached_many(
+        self,
+        *,
+        expire: Duration | Callable[..., Duration | None] | None = None,
+        missing_expire: Duration | None = None,
+        window: Duration | None = None,
+        max_batch: int | None = None,
+        key_builder: Callable[..., Any] | None = None,
+        namespace: str | None = None,
+        key: str | None = None,
+        version: str | int | None = None,
+        condition: Callable[[Any], Any] | None = None,
+        integrity: bool = False,
+        cache_errors: Mapping[type[Exception], Duration] | None = None,
+        **freshness: Unpack[FreshnessOptions],
+    ) -> ManyDecorator: ...
+    def cached_many(  # type: ignore[misc]  # mypy does not match unpacked options with themselves
+        self,
+        fn: Any = None,
+        /,
+        *,
+        expire: Any = None,
+        missing_expire: Duration | None = None,
+        window: Duration | None = None,
+        max_batch: int | None = None,
+        key_builder: Callable[..., Any] | None = None,
+        namespace: str | None = None,
+        key: str | None = None,
+        version: str | int | None = None,
+        condition: Callable[[Any], Any] | None = None,
+        integrity: bool = False,
+        cache_errors: Mapping[type[Exception], Duration] | None = None,
+        **freshness: Unpack[FreshnessOptions],
+    ) -> Any:
+        """Cache a function that loads many, each element by itself: it takes several ids, and returns a dict of those
+        that it found.
+
+        What is there of a call is read in one round trip, and what is missing is loaded by one call of the function,
+        with a list. Calls that overlap load each element once. Elements that the function does not return are missing
+        from the caller's dict too. Arguments after the first are part of each element's key.
+
+        Args:
+            expire, condition, cache_errors, freshness: as in :meth:`cached`, for each element; functions among them are
+                called with one value, and with one element in the place of the elements.
+            missing_expire: for how long it is remembered that there is nothing of an element; by default it is not.
+            window: for how long ``get`` waits for other calls, to load their elements together (seconds or another
+                duration). Calls are grouped that agree in all other arguments.
+            max_batch: with how many elements the function is called at most, and a group is full.
+            key_builder, namespace, key, version, integrity: as in :meth:`cached`, for each element.
+
+        Raises:
+            ConfigurationError: an option that can't work, or a function whose first parameter can't be the elements.
+        """
+
+        def decorator(fn: Any) -> Any:
+            function, kind, binds = place_of(fn)
+            refuse_generators(function)
+            element = element_of(function, method=kind in ("method", "classmethod"))
+            make_keys = partial(
+                KeyMaker,
+                element,
+                namespace=namespace,
+                version=_with_integrity(function, version) if integrity else version,
+                key=key,
+                key_builder=key_builder,
+                kind=kind,
+                twins=self._twins,
+            )
+            policy = options.of_function(f"{function.__module__}.{function.__qualname__}", lambda: values_of(function))
+            operations = ManyOperations(function, make_keys, policy, self._binding, window=window, max_batch=max_batch)
+            return CachedMany.of(operations, binds)
+
+        options = CachePolicy.of(
+            expire=expire,
+            condition=condition,
+            cache_errors=with_missing(cache_errors, missing_expire),
+            namespace=namespace,
+            author_keyed=key is not None or key_builder is not None,
+            freshness=freshness,
+        )
+        return decorator if fn is None else decorator(fn)
+
     @contextmanager
     def disabled(self, namespace: str | None = None) -> Iterator[None]:
         """Do without the cache: ``with cache.disabled(): ...``, in this task or thread and in what it starts, until the
@@ -330,6 +421,73 @@ class Cache(Presets):
     ) -> Any:
         """The same, awaiting; ``loader`` may be an ``async def`` or a plain function."""
         return await self._loading.aload(key, loader, _options(expire, condition, cache_errors, freshness))
+
+    def many(
+        self,
+        keys: Iterable[str],
+        loader: Callable[[list[str]], Mapping[str, T]],
+        expire: Duration | Callable[..., Duration | None] | None = None,
+        *,
+        missing_expire: Duration | None = None,
+        condition: Callable[[Any], Any] | None = None,
+        cache_errors: Mapping[type[Exception], Duration] | None = None,
+        **freshness: Unpack[FreshnessOptions],
+    ) -> dict[str, T]:
+        """Return what is stored under ``keys``, and what ``loader`` finds of those that are missing.
+
+        They are read in one round trip, and loaded by one call. Calls that overlap load each key once. A key that the
+        loader does not find is missing from the result.
+
+        Args:
+            keys: as in :meth:`CacheBackend.get`, which finds each value.
+            loader: a plain function of a list of keys, that returns a dict of those it found.
+            missing_expire: for how long it is remembered that nothing was found of a key; by default it is not.
+            expire, condition, cache_errors, freshness: as in :meth:`cached`, for each key.
+
+        Raises:
+            ConfigurationError: an option that can't work.
+        """
+        options = _options(expire, condition, with_missing(cache_errors, missing_expire), freshness)
+        return self._loading.load_many(keys, loader, options)
+
+    @overload
+    async def amany(
+        self,
+        keys: Iterable[str],
+        loader: Callable[[list[str]], Awaitable[Mapping[str, T]]],
+        expire: Duration | Callable[..., Duration | None] | None = None,
+        *,
+        missing_expire: Duration | None = None,
+        condition: Callable[[Any], Any] | None = None,
+        cache_errors: Mapping[type[Exception], Duration] | None = None,
+        **freshness: Unpack[FreshnessOptions],
+    ) -> dict[str, T]: ...
+    @overload
+    async def amany(
+        self,
+        keys: Iterable[str],
+        loader: Callable[[list[str]], Mapping[str, T]],
+        expire: Duration | Callable[..., Duration | None] | None = None,
+        *,
+        missing_expire: Duration | None = None,
+        condition: Callable[[Any], Any] | None = None,
+        cache_errors: Mapping[type[Exception], Duration] | None = None,
+        **freshness: Unpack[FreshnessOptions],
+    ) -> dict[str, T]: ...
+    async def amany(
+        self,
+        keys: Iterable[str],
+        loader: Callable[[list[str]], Any],
+        expire: Any = None,
+        *,
+        missing_expire: Duration | None = None,
+        condition: Callable[[Any], Any] | None = None,
+        cache_errors: Mapping[type[Exception], Duration] | None = None,
+        **freshness: Unpack[FreshnessOptions],
+    ) -> Any:
+        """The same, awaiting; ``loader`` may be an ``async def`` or a plain function."""
+        options = _options(expire, condition, with_missing(cache_errors, missing_expire), freshness)
+        return await self._loading.aload_many(keys, loader, options)
 
     def warmup(
         self,

@@ -9,7 +9,7 @@ On a method the operations are reached through the instance, ``shop.price.invali
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from fast_cache.explanation import Explanation
@@ -19,6 +19,9 @@ P = ParamSpec("P")
 Q = ParamSpec("Q")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+K = TypeVar("K")
+V = TypeVar("V")
+D = TypeVar("D")
 
 
 class Decorator(Protocol):
@@ -125,4 +128,129 @@ class SyncCached(Protocol[P, T_co]):
 
         Raises:
             UnkeyableError: these arguments have no key.
+        """
+
+
+class ManyDecorator(Protocol):
+    """What ``cache.cached_many(...)`` with options returns."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, Mapping[K, V]]], /) -> AsyncCachedMany[P, K, V]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Mapping[K, V]], /) -> SyncCachedMany[P, K, V]: ...
+
+
+class AsyncCachedMany(Protocol[P, K, V]):
+    """A decorated ``async def`` that loads many."""
+
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[..., Any]
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, dict[K, V]]: ...
+    @overload
+    def __call__(self, *args: Any, skip_cache: bool, **kwargs: Any) -> Coroutine[Any, Any, dict[K, V]]:
+        """With ``skip_cache=True`` the function runs, and nothing is read or stored."""
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> AsyncCachedMany[P, K, V]: ...
+    @overload
+    def __get__(
+        self: AsyncCachedMany[Concatenate[Any, Q], K, V], instance: object, owner: type | None = None, /
+    ) -> AsyncCachedMany[Q, K, V]: ...
+
+    @overload
+    def get(self, element: K, /, *args: Any, default: None = None, **kwargs: Any) -> Coroutine[Any, Any, V | None]: ...
+    @overload
+    def get(self, element: K, /, *args: Any, default: D, **kwargs: Any) -> Coroutine[Any, Any, V | D]:
+        """The value of one element, or ``default`` where there is none.
+
+        It stands in the place of the elements; the other arguments are those of the function. With ``window=`` calls
+        that come together are answered together.
+        """
+
+    def explain(self, element: K, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Explanation]:
+        """Everything that is known of one element: its key, what is stored under it, and what a caller would meet."""
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[int]:
+        """Remove what is cached of these elements, and fence off loads in flight. How many were there?
+
+        Local memory is changed at once, also if the result is not awaited; a remote store when it is.
+
+        Raises:
+            UnkeyableError: an element has no key.
+        """
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, dict[K, V]]:
+        """Call the function for all of these elements, store what it returns, and return it.
+
+        Elements that there are no longer are removed.
+        """
+
+    def stats(self) -> Stats:
+        """What this function was asked, by element, and what it did: ``loads`` are its runs."""
+
+    def key(self, element: K, /, *args: Any, **kwargs: Any) -> str:
+        """The key of one element, as :meth:`CacheBackend.get` takes it.
+
+        Raises:
+            UnkeyableError: it has none.
+        """
+
+
+class SyncCachedMany(Protocol[P, K, V]):
+    """A decorated ``def`` that loads many."""
+
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[..., Any]
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]: ...
+    @overload
+    def __call__(self, *args: Any, skip_cache: bool, **kwargs: Any) -> dict[K, V]:
+        """With ``skip_cache=True`` the function runs, and nothing is read or stored."""
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> SyncCachedMany[P, K, V]: ...
+    @overload
+    def __get__(
+        self: SyncCachedMany[Concatenate[Any, Q], K, V], instance: object, owner: type | None = None, /
+    ) -> SyncCachedMany[Q, K, V]: ...
+
+    @overload
+    def get(self, element: K, /, *args: Any, default: None = None, **kwargs: Any) -> V | None: ...
+    @overload
+    def get(self, element: K, /, *args: Any, default: D, **kwargs: Any) -> V | D:
+        """The value of one element, or ``default`` where there is none.
+
+        It stands in the place of the elements; the other arguments are those of the function. With ``window=`` calls
+        that come together are answered together.
+        """
+
+    def explain(self, element: K, /, *args: Any, **kwargs: Any) -> Explanation:
+        """Everything that is known of one element: its key, what is stored under it, and what a caller would meet."""
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Remove what is cached of these elements, and fence off loads in flight. How many were there?
+
+        Raises:
+            UnkeyableError: an element has no key.
+        """
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]:
+        """Call the function for all of these elements, store what it returns, and return it.
+
+        Elements that there are no longer are removed.
+        """
+
+    def stats(self) -> Stats:
+        """What this function was asked, by element, and what it did: ``loads`` are its runs."""
+
+    def key(self, element: K, /, *args: Any, **kwargs: Any) -> str:
+        """The key of one element, as :meth:`CacheBackend.get` takes it.
+
+        Raises:
+            UnkeyableError: it has none.
         """

@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Callable, Coroutine, Generator, Hashable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from starlette.requests import HTTPConnection
 
@@ -53,6 +53,8 @@ def decorate(operations: Operations, binds: Binds | None) -> Any:
 
 class Operations:
     """One cached function, apart from its hits."""
+
+    call_type: ClassVar[type[Call]] = Call
 
     def __init__(
         self, fn: Callable[..., Any], make_keys: Callable[..., KeyMaker], policy: CachePolicy, binding: Binding
@@ -199,7 +201,7 @@ class Operations:
             return None
         binding = self.binding
         detaches = detaches or self.keys.outlives_request
-        call = Call(
+        call = self.call_type(
             address,
             self.fn,
             args,

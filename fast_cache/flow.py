@@ -19,7 +19,7 @@ from fast_cache.errors import BackendError, EncodeError, LoadTimeout
 from fast_cache.freshness import Found, Freshness, Verdict
 from fast_cache.keys import text_of
 from fast_cache.once import warn_once
-from fast_cache.outcome import Outcome, Raised
+from fast_cache.outcome import Absent, Outcome, Raised
 from fast_cache.policy import CachePolicy, Keeping
 from fast_cache.ports import Port
 from fast_cache.single_flight import Flight, Signal, leading
@@ -182,7 +182,7 @@ async def refresh(port: Port, store: Store, call: Call) -> Outcome:
     """Call the function whatever is stored, and store what it returns. Older loads in flight are fenced off."""
     flight = store.flights.supersede(call.key, port.gone())
     outcome = await _lead(port, store, call, flight, replace=True)
-    if outcome.error is None and not flight.moved and not flight.stored:
+    if (outcome.error is None or type(outcome.error) is Absent) and not flight.moved and not flight.stored:
         await invalidate(port, store, call.key)  # there is something newer than what is stored
     try:
         return outcome
@@ -283,6 +283,8 @@ async def _end(
             refused = stored is not None
             if refused or not await _stands(port, store, flight, ticket):
                 signal = Signal.OVERTAKEN
+        if keeping is Keeping.REMOVE and not flight.moved:
+            await invalidate(port, store, flight.key)
     finally:
         flights.settle(flight, outcome, signal)
 
@@ -373,7 +375,7 @@ def _refresh_behind(port: Port, store: Store, call: Call, seen: Found) -> None:
 async def _lead_alone(port: Port, store: Store, call: Call, flight: Flight, seen: Found | None) -> None:
     """A load that its caller does not wait for, or not to the end."""
     outcome = await _lead(port, store, call, flight, seen)
-    if outcome.error is not None and seen is not None:
+    if outcome.error is not None and seen is not None and type(outcome.error) is not Absent:
         # Whatever was raised: callers are served, and the source must not be asked again by each of them.
         _rest(store, call, outcome.error)
     del outcome, flight  # as in _lead

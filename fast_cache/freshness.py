@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, TypedDict
 from fast_cache.durations import Duration, optional_seconds, seconds
 from fast_cache.entry import NEVER
 from fast_cache.errors import ConfigurationError, InvalidTypeError
+from fast_cache.outcome import Absent
 
 _EARLY_REACH: Final = 10.0
 """From how many load times before expiry on an early refresh is drawn for: earlier ones come once in e^10 = 22,000."""
@@ -242,8 +243,8 @@ class Freshness:
         return Verdict.STALE if -left < self.stale_while_revalidate else Verdict.SPARE
 
     def forgives(self, error: Exception, spare: Found) -> bool:
-        """Whether ``spare`` is to be served in place of ``error``."""
-        return self.spares(spare) and isinstance(error, self.errors)
+        """Whether ``spare`` is to be served in place of ``error``. That there is nothing any more is no error."""
+        return self.spares(spare) and isinstance(error, self.errors) and type(error) is not Absent
 
     def spares(self, spare: Found) -> bool:
         """Whether ``spare`` is young enough to be served in place of an error."""

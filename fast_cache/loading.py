@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from time import monotonic
 from typing import Any, Final
 
 from fast_cache.backends.keyspace import check_key
 from fast_cache.backends.store import Address, Store
+from fast_cache.batches import Batch, ElementCall, Outcomes, elements_of, found_in
 from fast_cache.binding import Binding
 from fast_cache.entry import MAX_VISITS, MISSING, MissingType
 from fast_cache.errors import InvalidTypeError
 from fast_cache.flow import Call, answer
 from fast_cache.keys import address_of, outlive_request
+from fast_cache.outcome import Outcome
 from fast_cache.policy import CachePolicy
-from fast_cache.ports import ASYNCIO, BLOCKING, run_blocking
+from fast_cache.ports import ASYNCIO, BLOCKING, BatchPort, run_blocking
 
 Loader = Callable[[], Any]
+ManyLoader = Callable[[list[Any]], Any]
 
 _POLICIES: Final = 256
 """How many combinations of options are remembered; validating one takes 10 µs."""
@@ -61,7 +64,37 @@ class Loading:
             return await result if inspect.isawaitable(result) else result
         return (await answer(ASYNCIO, store, self._call(store, key, loader, policy))).unwrap()
 
-    def _glance(self, store: Store, key: str) -> Any | MissingType:
+    def load_many(self, keys: Iterable[str], loader: ManyLoader, options: dict[str, Any]) -> dict[str, Any]:
+        """Answer for each key from the cache, and for what is missing by calling ``loader``."""
+        if inspect.iscoroutinefunction(loader):
+            raise InvalidTypeError("many takes a plain function as its loader; await amany for an async one")
+        return found_in(run_blocking(self._outcomes(BLOCKING, keys, loader, options)))
+
+    async def aload_many(self, keys: Iterable[str], loader: ManyLoader, options: dict[str, Any]) -> dict[str, Any]:
+        """The same, awaiting what ``loader`` returns."""
+        return found_in(await self._outcomes(ASYNCIO, keys, loader, options))
+
+    async def _outcomes(
+        self, port: BatchPort, keys: Iterable[str], loader: ManyLoader, options: dict[str, Any]
+    ) -> Outcomes:
+        store = self._binding.store
+        policy = self._policy(loader, options)
+        outcomes: Outcomes = {}
+        calls: dict[Hashable, Call] = {}
+        wanted = elements_of(keys, "many")
+        batch = Batch(policy.name, loader, store.direct)
+        if not self._caches(store):
+            return await batch.load_apart(port, wanted)
+        for key in wanted:
+            value = self._glance(store, key)
+            outcomes[key] = Outcome(value)
+            if value is MISSING:
+                calls[key] = self._call(store, key, loader, policy, ElementCall)
+        if calls:
+            outcomes |= zip(calls, await batch.collect(port, store, calls), strict=True)
+        return outcomes
+
+    def _glance(self, store: Store, key: Any) -> Any | MissingType:
         """The hit path: what lies in local memory, and has nothing to be decided about."""
         entry = self._binding.texts.table.get(key) if type(key) is str else None
         if entry is None:
@@ -77,20 +110,22 @@ class Loading:
     def _caches(self, store: Store) -> bool:
         return store.caches and not (self._binding.is_watched and self._binding.watching.is_disabled(None))
 
-    def _call(self, store: Store, key: str, loader: Loader, policy: CachePolicy) -> Call:
+    def _call(
+        self, store: Store, key: Any, loader: Callable[..., Any], policy: CachePolicy, kind: type[Call] = Call
+    ) -> Call:
         check_key(key)
         address: Address = address_of(key) if store.local else key
         binding = self._binding
-        call = Call(
+        call = kind(
             address, loader, (), {}, policy, binding.default_expire, store.direct, binding.background, _detaches(loader)
         )
         if binding.is_watched:
             call.logs = binding.watching.logs()
         return call
 
-    def _policy(self, loader: Loader, options: dict[str, Any]) -> CachePolicy:
+    def _policy(self, loader: Callable[..., Any], options: dict[str, Any]) -> CachePolicy:
         if not callable(loader):
-            raise InvalidTypeError(f"the loader must be a function without arguments, not a {type(loader).__name__}")
+            raise InvalidTypeError(f"the loader must be a function, not a {type(loader).__name__}")
         name = getattr(loader, "__qualname__", type(loader).__name__)
         if not _holds_nothing(options):
             return _make_policy(name, options)
@@ -110,7 +145,7 @@ def _make_policy(name: str, options: dict[str, Any]) -> CachePolicy:
     return CachePolicy.of(name=f"the loader {name}", author_keyed=True, **options)
 
 
-def _detaches(loader: Loader) -> Callable[[tuple[Any, ...], dict[str, Any]], bool]:
+def _detaches(loader: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], bool]:
     """Whether a loader may run when the request is over that brought it: it holds nothing that ends with one."""
     return lambda args, kwargs: outlive_request((loader,))
 

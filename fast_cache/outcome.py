@@ -17,6 +17,10 @@ from fast_cache.errors import EncodeError
 _NO_MEMBERS: Final = frozenset({"__dict__", "__weakref__"})
 
 
+class Absent(Exception):
+    """There is nothing of what a loader of many was asked for. It is met as an exception, and seen by nobody."""
+
+
 class Raised:
     """An exception that is stored in the place of a value, without the frames that it was raised through.
 

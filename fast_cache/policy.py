@@ -20,7 +20,7 @@ from fast_cache.durations import Duration, optional_seconds, seconds
 from fast_cache.errors import InvalidTypeError
 from fast_cache.freshness import LASTING, Found, Freshness, FreshnessOptions, Life
 from fast_cache.once import warn_once
-from fast_cache.outcome import Outcome
+from fast_cache.outcome import Absent, Outcome
 from fast_cache.serializers import Codec, RaisingCodec, codec_for, register
 from fast_cache.single_flight import Mark
 
@@ -37,6 +37,8 @@ class Keeping(enum.Enum):
     STORE = "store"
     SHARE = "share"
     """Not stored, but given to those who waited for it."""
+    REMOVE = "remove"
+    """The same; what was stored before goes."""
     ALONE = "alone"
     """Its caller's alone."""
 
@@ -155,13 +157,19 @@ class CachePolicy:
 
     def keeping_error(self, error: Exception, spare: Found | None) -> Keeping:
         """What may be done with an exception; one that ``spare`` covers for does not take its place."""
-        if self._lifetime_of(error) is None:
+        lasting = self._lifetime_of(error) is not None
+        if type(error) is Absent:
+            return Keeping.STORE if lasting else Keeping.SHARE if spare is None else Keeping.REMOVE
+        if not lasting:
             return Keeping.SHARE
         if spare is not None and (spare.fresh_for > 0 or self.freshness.forgives(error, spare)):
             return Keeping.SHARE
         return Keeping.STORE
 
     def _lifetime_of(self, error: Exception) -> float | None:
+        kinds = dict(self.cache_errors)
+        if type(error) is Absent:  # an exception to us only: no type of the user's may stand for it
+            return kinds.get(Absent)
         return next((lifetime for kind, lifetime in self.cache_errors if isinstance(error, kind)), None)
 
     def keeping(self, value: Any) -> Keeping:

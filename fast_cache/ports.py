@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
@@ -21,6 +22,9 @@ from fast_cache.single_flight import Flight, Flights, Gone, Signal, Waiter
 P = ParamSpec("P")
 T = TypeVar("T")
 
+Exchange = Callable[["Port", Sequence[Any]], Awaitable[list[Any]]]
+"""Carries a packet to a store, over a port: a reply for each command in it."""
+
 
 class Port(Protocol):
     """What the flow asks of the world."""
@@ -29,6 +33,9 @@ class Port(Protocol):
         self, blocking: Callable[P, T], suspending: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Carry out a step that exists in both flavours."""
+
+    async def send(self, exchange: Exchange, packet: Sequence[Any]) -> list[Any]:
+        """Carry out ``exchange``; packets of several callers may travel as one."""
 
     async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         """Call the user's function. Its exceptions are an outcome; a cancellation passes through."""
@@ -52,6 +59,13 @@ class Port(Protocol):
         """Carry ``step`` to its end even if the caller is cancelled meanwhile; then ``at_end``, come what may."""
 
 
+class BatchPort(Port, Protocol):
+    """What a batch of calls asks of the world besides."""
+
+    async def wait_in(self, places: Places, timeout: float | None = None) -> None:
+        """Wait until all flights that ``places`` are taken for have ended, or one is to be led, so long at most."""
+
+
 class AsyncioPort:
     """Steps that await, on whichever event loop is running."""
 
@@ -62,6 +76,9 @@ class AsyncioPort:
         self, blocking: Callable[P, T], suspending: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         return await suspending(*args, **kwargs)
+
+    async def send(self, exchange: Exchange, packet: Sequence[Any]) -> list[Any]:
+        return await exchange(self, packet)
 
     async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         began = monotonic()
@@ -89,6 +106,18 @@ class AsyncioPort:
                 timer.cancel()
         flights.leave(flight, waiter)
         return waiter.signal or Signal.LATE
+
+    async def wait_in(self, places: Places, timeout: float | None = None) -> None:
+        waker = _TaskWaiter()
+        with places.woken_by(waker) as waits:
+            if not waits:
+                return
+            timer = waker.give_up_after(timeout) if timeout is not None else None
+            try:
+                await waker.future
+            finally:
+                if timer is not None:
+                    timer.cancel()
 
     def can_wait(self) -> bool:
         return True
@@ -122,6 +151,9 @@ class BlockingPort:
     ) -> T:
         return blocking(*args, **kwargs)
 
+    async def send(self, exchange: Exchange, packet: Sequence[Any]) -> list[Any]:
+        return await exchange(self, packet)
+
     async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         began = monotonic()
         try:
@@ -145,6 +177,12 @@ class BlockingPort:
             raise
         flights.leave(flight, waiter)
         return waiter.signal or Signal.LATE
+
+    async def wait_in(self, places: Places, timeout: float | None = None) -> None:
+        waker = _ThreadWaiter()
+        with places.woken_by(waker) as waits:
+            if waits:
+                waker.wait(timeout)
 
     def can_wait(self) -> bool:
         # The work may need the loop that this thread runs: blocking here could last for ever.
@@ -218,6 +256,88 @@ class _ThreadWaiter:
 
     def wait(self, timeout: float | None) -> None:
         self._event.wait(timeout)
+
+
+class Places:
+    """One caller's places in the queues of several flights.
+
+    While it waits it may be chosen to lead one of them. While it does something else it declines, and looks again
+    later: nobody is to wait for what it does.
+    """
+
+    def __init__(self, gone: Gone | None) -> None:
+        self._gone = gone
+        self._lock = threading.RLock()  # garbage collected in here may be a leader, whose lead is handed to us
+        self._taken: list[Place] = []
+        self._waker: _TaskWaiter | _ThreadWaiter | None = None
+
+    def join(self, flights: Flights, flight: Flight) -> Place:
+        """Take a place in the queue of ``flight``, if there is still something to wait for."""
+        place = Place(self, flights, flight, self._gone)
+        signal = flights.enqueue(flight, place)
+        if signal is None:
+            self._taken.append(place)
+        else:
+            place.signal = signal
+        return place
+
+    def leave(self, place: Place) -> Signal | None:
+        """Give up a place: the signal that came, and which is now to be followed, if one did."""
+        if place in self._taken:
+            self._taken.remove(place)
+            place.flights.leave(place.flight, place)
+        with self._lock:
+            place.accepted = place.signal is Signal.LEAD
+            return place.signal
+
+    def leave_all(self) -> None:
+        """The caller goes away: leads that it was chosen for are passed on."""
+        for place in list(self._taken):
+            if self.leave(place) is Signal.LEAD:
+                place.flights.abandon(place.flight)
+
+    @contextmanager
+    def woken_by(self, waker: _TaskWaiter | _ThreadWaiter) -> Iterator[bool]:
+        """In here the caller waits; false if there is nothing to wait for."""
+        with self._lock:
+            self._waker = waker
+            waits = not self._is_done()
+        try:
+            yield waits
+        finally:
+            with self._lock:
+                self._waker = None
+
+    def wake(self, place: Place) -> bool:
+        """``place`` has a signal; false if it is a lead that is declined."""
+        with self._lock:
+            if self._waker is not None:
+                return not self._is_done() or self._waker.wake()
+            if place.signal is Signal.LEAD and not place.accepted:
+                place.signal = Signal.OVERTAKEN
+                return False
+            return True
+
+    def _is_done(self) -> bool:
+        signals = [place.signal for place in self._taken]
+        return Signal.LEAD in signals or None not in signals
+
+
+class Place:
+    """A place in the queue of one flight."""
+
+    __slots__ = ("_places", "accepted", "flight", "flights", "gone", "signal")
+
+    def __init__(self, places: Places, flights: Flights, flight: Flight, gone: Gone | None) -> None:
+        self._places = places
+        self.flights = flights
+        self.flight = flight
+        self.gone = gone
+        self.signal: Signal | None = None
+        self.accepted = False
+
+    def wake(self) -> bool:
+        return self._places.wake(self)
 
 
 ASYNCIO = AsyncioPort()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import Protocol
@@ -101,6 +101,11 @@ def innermost() -> Mark | None:
     return led[-1] if led else None
 
 
+def led() -> tuple[Mark, ...]:
+    """The loads that the running code is a part of, outermost first."""
+    return _led.get()
+
+
 @contextmanager
 def leading(flight: Flight) -> Iterator[None]:
     """Mark what runs inside as the load of ``flight``, so that waiting for itself is noticed."""
@@ -110,6 +115,20 @@ def leading(flight: Flight) -> Iterator[None]:
         yield
     finally:
         # A leader whose loop is gone is finished by the garbage collector, in whatever context that runs.
+        with suppress(ValueError):
+            _led.reset(token)
+
+
+@contextmanager
+def leading_all(marks: Sequence[Mark]) -> Iterator[None]:
+    """Mark what runs inside as the load of several flights: what it says of its result is about each of theirs."""
+    own = Mark()
+    token = _led.set((*_led.get(), *marks, own))
+    try:
+        yield
+        for mark in marks:
+            mark.expire, mark.skipped = own.expire, own.skipped
+    finally:
         with suppress(ValueError):
             _led.reset(token)
 

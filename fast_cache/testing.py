@@ -30,6 +30,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from fast_cache.backends.base import CacheBackend
+from fast_cache.background import Background
 from fast_cache.cache import Cache
 from fast_cache.errors import ConfigurationError
 from fast_cache.keys import address_of
@@ -139,6 +140,10 @@ class Flavour(ABC):
     async def pause(self) -> None:
         """Let others run for a moment."""
 
+    @abstractmethod
+    async def drain(self, background: Background) -> None:
+        """Wait for what runs behind the callers."""
+
     async def until(self, condition: Callable[[], Awaitable[object]], what: str) -> None:
         """Wait until ``condition`` holds.
 
@@ -184,9 +189,17 @@ class Store:
 
         return decorate
 
+    def cached_many(self, **options: Any) -> Callable[[Body], Any]:
+        """Like ``@cache.cached_many(...)``, over the body of a function."""
+
+        def decorate(body: Body) -> Any:
+            return self._cache.cached_many(**options)(self._flavour.function(body))
+
+        return decorate
+
     async def drain(self) -> None:
         """Wait for the loads that run behind their callers."""
-        await self._cache._binding.background.drain(PATIENCE)
+        await self._flavour.drain(self._cache._binding.background)
 
     async def followed(self, key: str, followers: int) -> None:
         """Wait until this many callers wait for the load of ``key`` that somebody else has under way."""
@@ -206,7 +219,7 @@ class Blocking(Flavour):
         try:
             run_blocking(_Thread(functools.partial(run_blocking, test)).result(_WHOLE_TEST))
         finally:
-            asyncio.run(self._drain())
+            run_blocking(self._drain())
             for backend in self._backends:
                 backend.close()
 
@@ -231,6 +244,9 @@ class Blocking(Flavour):
 
     async def pause(self) -> None:
         time.sleep(_BETWEEN_LOOKS)  # noqa: ASYNC251  # this flavour blocks
+
+    async def drain(self, background: Background) -> None:
+        asyncio.run(background.drain(PATIENCE))
 
 
 class Suspending(Flavour):
@@ -258,6 +274,9 @@ class Suspending(Flavour):
 
     def start(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Caller:
         return _Task(asyncio.create_task(self.call(fn, *args, **kwargs)))
+
+    async def drain(self, background: Background) -> None:
+        await background.drain(PATIENCE)
 
     def gate(self) -> Gate:
         return _TaskGate()

@@ -183,6 +183,18 @@ class MemoryStore(Store):
             return MISSING
         return found.value
 
+    def glance(self, key: Address) -> Any:
+        shelf, name = self._place(key)
+        entry = shelf.table.get(name)
+        if entry is None or self._duplicate is not None:
+            return MISSING
+        value = entry.value  # before the expiry: an entry is retired in the opposite order
+        if entry.expires <= monotonic():
+            return MISSING
+        if entry.visits < MAX_VISITS:
+            entry.visits += 1
+        return value
+
     def find(self, key: Address, *, count: bool = False) -> Found | MissingType:
         """What lies under ``key``, fresh or stale; with ``count`` that is a hit of the entry."""
         shelf, name = self._place(key)

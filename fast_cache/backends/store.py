@@ -79,6 +79,10 @@ class Store(ABC):
         """The value of ``key`` in local memory or ``MISSING``, without I/O."""
         return MISSING
 
+    def glance(self, key: Address) -> Any:
+        """The same, if there is nothing to be decided about it, such as whether it is due: that is a hit."""
+        return MISSING
+
     def rests(self, key: Address) -> bool:
         """Whether the source of ``key`` failed a moment ago, and is to be left in peace."""
         return bool(self._resting) and self._resting.get(key, -NEVER) > monotonic()

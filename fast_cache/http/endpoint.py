@@ -162,6 +162,25 @@ def _layers(call: Any) -> Iterator[FunctionType]:
             call = getattr(call, "__wrapped__", None)
 
 
+class NoEndpointSignature(EndpointSignature):
+    """The signature of what can't be an endpoint: nobody could tell whose request it answers."""
+
+    __slots__ = ()
+
+    @property
+    def parameters(self) -> MappingProxyType[str, inspect.Parameter]:
+        """The function's parameters.
+
+        Raises:
+            ConfigurationError: FastAPI reads them.
+        """
+        if _is_fastapis(sys._getframe(1)):
+            raise ConfigurationError(
+                "what is decorated with @cache.cached_many is no endpoint and no dependency: call it in one"
+            )
+        return super().parameters
+
+
 def _hidden(own: Iterable[inspect.Parameter], globalns: Mapping[str, Any]) -> inspect.Parameter:
     """The extra parameter, so annotated that it takes nothing away from the function's own parameters.
 

@@ -58,6 +58,9 @@ class Link:
             BackendUnavailable: the server is away, or did not answer in time.
             BackendError: no connection became free.
         """
+        return await port.send(self._exchange, packet)
+
+    async def _exchange(self, port: Port, packet: Sequence[Command]) -> list[Reply]:
         if self._breaker.refuses():
             raise BackendUnavailable(_AWAY)
         pool = await port.do(self._pool_of_threads, self._pool_of_loop)

@@ -1,0 +1,313 @@
+"""A cached function that loads many: it takes several elements, and returns a dict of those that there are.
+
+Each element has a key of its own, under which it is stored, invalidated and coalesced; what is missing of a call is
+loaded by one call of the function.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, get_args, get_origin
+
+from fast_cache.backends.store import Store
+from fast_cache.batches import Batch, ElementCall, Outcomes, check_most, elements_of, found_in
+from fast_cache.binding import Binding
+from fast_cache.decorator import Done, Operations
+from fast_cache.durations import Duration, optional_seconds
+from fast_cache.entry import MISSING
+from fast_cache.errors import ConfigurationError
+from fast_cache.flow import Call, answer, invalidate, refresh
+from fast_cache.grouping import AsyncGroups, ThreadGroups
+from fast_cache.http.endpoint import NoEndpointSignature
+from fast_cache.keys import KeyMaker, resolve_hints
+from fast_cache.keys.binder import POSITIONAL
+from fast_cache.lockstep import Lockstep
+from fast_cache.method import Binds
+from fast_cache.outcome import Absent, Outcome
+from fast_cache.policy import CachePolicy
+from fast_cache.ports import ASYNCIO, BLOCKING, BatchPort, run_blocking
+from fast_cache.stats import Stats
+from fast_cache.wrapper import BYPASS_PARAMETER
+
+_PLAIN = (int, str, bool, float, bytes, type(None))
+"""What can be compared to tell whether two calls are alike; everything else has to be the same object."""
+
+
+class Asked:
+    """The arguments of one call: the elements, and what stands around them."""
+
+    __slots__ = ("_after", "_before", "elements", "kwargs")
+
+    def __init__(
+        self, elements: list[Hashable], before: tuple[Any, ...], after: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self.elements = elements
+        self.kwargs = kwargs
+        self._before = before
+        self._after = after
+
+    def of(self, elements: list[Hashable]) -> Asked:
+        """The same call, for other elements."""
+        return Asked(elements, self._before, self._after, self.kwargs)
+
+    def args(self, instead: Any) -> tuple[Any, ...]:
+        """The positional arguments with ``instead`` in the place of the elements."""
+        return (*self._before, instead, *self._after)
+
+    def alike(self) -> Hashable:
+        """What two calls have in common whose elements may be loaded together."""
+        others = (*self._before, *self._after, *(part for item in sorted(self.kwargs.items()) for part in item))
+        return tuple((type(other), other if type(other) in _PLAIN else id(other)) for other in others)
+
+
+class ManyOperations(Operations):
+    """One cached function that loads many."""
+
+    call_type = ElementCall
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        make_keys: Callable[..., KeyMaker],
+        policy: CachePolicy,
+        binding: Binding,
+        *,
+        window: Duration | None,
+        max_batch: int | None,
+    ) -> None:
+        super().__init__(fn, make_keys, policy, binding)
+        self._signature = inspect.signature(fn)
+        self._place = 1 if self.keys.kind in ("method", "classmethod") else 0
+        parameters = list(self._signature.parameters.values())
+        if len(parameters) <= self._place or parameters[self._place].kind not in POSITIONAL:
+            raise ConfigurationError(
+                f"{policy.name} must take the elements as its first parameter: def load(ids: Iterable[int]) -> "
+                "dict[int, Item]"
+            )
+        self._most = check_most(max_batch)
+        pause = optional_seconds(window, option="window")
+        self._task_groups = AsyncGroups(pause, self._most) if pause is not None else None
+        self._thread_groups = ThreadGroups(pause, self._most) if pause is not None else None
+
+    # All of a call.
+
+    def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the decorated function returns."""
+        bypassed = kwargs.get(BYPASS_PARAMETER, False)
+        if not self._declares_bypass:
+            kwargs = {name: value for name, value in kwargs.items() if name != BYPASS_PARAMETER}
+        asked = self._asked(args, kwargs)
+        if bypassed or not self._caches(self.binding.store):
+            return self._apart_suspending(args, kwargs) if self.suspends else self._apart(args, kwargs)
+        return self._suspending_many(answer, asked) if self.suspends else self._blocking_many(answer, asked)
+
+    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+        asked = self._asked(args, kwargs)
+        if not self._caches(self.binding.store):
+            return self._apart_suspending(args, kwargs) if self.suspends else self._apart(args, kwargs)
+        return self._suspending_many(refresh, asked) if self.suspends else self._blocking_many(refresh, asked)
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> Any:
+        store = self.binding.store
+        asked = self._asked(args, kwargs)
+        addresses = [self._address(store, self.keys, asked.args(element), asked.kwargs) for element in asked.elements]
+        if self.suspends and not store.local:
+            return _invalidate_all(ASYNCIO, store, addresses)
+        removed = run_blocking(_invalidate_all(BLOCKING, store, addresses))
+        return Done(removed) if self.suspends else removed
+
+    # One element.
+
+    def get(self, args: tuple[Any, ...], kwargs: dict[str, Any], default: Any) -> Any:
+        """The value of one element, given in the place of them all."""
+        asked = self._asked_for_one(args, kwargs)
+        elements_of(asked.elements, self.policy.name)
+        return self._get_suspending(asked, default) if self.suspends else self._get_blocking(asked, default)
+
+    def _get_blocking(self, asked: Asked, default: Any) -> Any:
+        (element,) = asked.elements
+        store = self.binding.store
+        outcome = self._at_a_glance(store, asked, element)
+        if outcome is None and (self._thread_groups is None or not BLOCKING.can_wait()):
+            outcome = run_blocking(self._outcomes(BLOCKING, store, asked, answer))[element]
+        elif outcome is None:
+            assert self._thread_groups is not None
+
+            def run(elements: list[Hashable]) -> Outcomes:
+                return run_blocking(self._outcomes(BLOCKING, store, asked.of(elements), answer))
+
+            again = functools.partial(self._again, store)
+            outcome = self._thread_groups.answer((type(element), asked.alike()), element, run, again)
+        return default if type(outcome.error) is Absent else outcome.unwrap()
+
+    async def _get_suspending(self, asked: Asked, default: Any) -> Any:
+        (element,) = asked.elements
+        store = self.binding.store
+        outcome = self._at_a_glance(store, asked, element)
+        if outcome is None and self._task_groups is None:
+            outcome = (await self._outcomes(ASYNCIO, store, asked, answer))[element]
+        elif outcome is None:
+            assert self._task_groups is not None
+
+            async def run(elements: list[Hashable]) -> Outcomes:
+                return await self._outcomes(ASYNCIO, store, asked.of(elements), answer)
+
+            again = functools.partial(self._again, store)
+            outcome = await self._task_groups.answer((type(element), asked.alike()), element, run, again)
+        return default if type(outcome.error) is Absent else outcome.unwrap()
+
+    def _again(self, store: Store, outcome: Outcome) -> Outcome:
+        """The outcome for one more caller: from a store that holds bytes each gets an object of its own."""
+        if store.local or outcome.error is not None:
+            return outcome
+        copy = store.copier(outcome.value, self.policy.codec)
+        return outcome if copy is None else Outcome(copy())
+
+    # How.
+
+    def _blocking_many(self, step: Any, asked: Asked) -> dict[Any, Any]:
+        return found_in(run_blocking(self._outcomes(BLOCKING, self.binding.store, asked, step)))
+
+    async def _suspending_many(self, step: Any, asked: Asked) -> dict[Any, Any]:
+        return found_in(await self._outcomes(ASYNCIO, self.binding.store, asked, step))
+
+    async def _outcomes(self, port: BatchPort, store: Store, asked: Asked, step: Any) -> Outcomes:
+        """What became of each element; those without a key are loaded with the others' and not stored."""
+        outcomes: Outcomes = dict.fromkeys(asked.elements, _NOT_YET)
+        calls: dict[Hashable, Call] = {}
+        for element in asked.elements:
+            seen = self._at_a_glance(store, asked, element) if step is answer else None
+            if seen is not None:
+                outcomes[element] = seen
+                continue
+            call = self._call(store, self.keys, asked.args(element), asked.kwargs)
+            if call is not None:
+                calls[element] = call
+        batch = Batch(
+            self.policy.name, lambda part: self.fn(*asked.args(part), **asked.kwargs), self.counted, self._most
+        )
+        if calls:
+            outcomes |= zip(calls, await batch.collect(port, store, calls, step), strict=True)
+        outcomes |= await batch.load_apart(port, [name for name, outcome in outcomes.items() if outcome is _NOT_YET])
+        return outcomes
+
+    def _at_a_glance(self, store: Store, asked: Asked, element: Hashable) -> Outcome | None:
+        """What lies in local memory, and has nothing to be decided about."""
+        if not store.local or self.binding.is_watched:
+            return None
+        try:
+            address = self._address(store, self.keys, asked.args(element), asked.kwargs)
+        except Exception:
+            return None  # there is no key; whoever makes the call will say so
+        value = store.glance(address)
+        if value is MISSING:
+            return None
+        self.hit()
+        return Outcome(value)
+
+    def _caches(self, store: Store) -> bool:
+        binding = self.binding
+        return store.caches and not (binding.is_watched and binding.watching.is_disabled(self.policy.namespace))
+
+    def _asked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Asked:
+        asked = self._asked_for_one(args, kwargs)
+        return asked.of(elements_of(asked.elements[0], self.policy.name))
+
+    def _asked_for_one(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Asked:
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        place = self._place
+        return Asked([bound.args[place]], bound.args[:place], bound.args[place + 1 :], bound.kwargs)
+
+
+_NOT_YET = Outcome()
+
+
+class CachedMany:
+    """The cached function; in a class it is the method, and reached through an instance it carries that along."""
+
+    def __init__(self, operations: ManyOperations, binds: Binds | None, first: tuple[Any, ...] = ()) -> None:
+        functools.update_wrapper(self, operations.fn)
+        self._operations = operations
+        self._binds = binds
+        self._first = first
+        signature = NoEndpointSignature.of(operations.fn)
+        self.__signature__ = signature.replace(parameters=list(signature.parameters.values())[len(first) :])
+
+    @staticmethod
+    def of(operations: ManyOperations, binds: Binds | None) -> CachedMany:
+        flavour = AsyncCachedMany if operations.suspends else CachedMany
+        return flavour(operations, binds)
+
+    def __get__(self, instance: object, owner: type | None = None) -> CachedMany:
+        if self._binds is Binds.CLASS:
+            return type(self)(self._operations, None, (type(instance) if owner is None else owner,))
+        if instance is None or self._binds is not Binds.INSTANCE:
+            return self
+        return type(self)(self._operations, None, (instance,))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._operations.answer((*self._first, *args), kwargs)
+
+    def get(self, *args: Any, default: Any = None, **kwargs: Any) -> Any:
+        return self._operations.get((*self._first, *args), kwargs, default)
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        return self._operations.key(*self._first, *args, **kwargs)
+
+    def explain(self, *args: Any, **kwargs: Any) -> Any:
+        return self._operations.explain(*self._first, *args, **kwargs)
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> Any:
+        return self._operations.invalidate(*self._first, *args, **kwargs)
+
+    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+        return self._operations.refresh(*self._first, *args, **kwargs)
+
+    def stats(self) -> Stats:
+        return self._operations.stats()
+
+    def __repr__(self) -> str:
+        return f"<cached {self._operations.policy.name}>"
+
+
+class AsyncCachedMany(CachedMany):
+    """The same for an ``async def``: frameworks look at ``__call__`` to know that it has to be awaited."""
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._operations.answer((*self._first, *args), kwargs)
+
+
+def element_of(fn: Callable[..., Any], *, method: bool) -> Callable[..., Any]:
+    """``fn`` as keys are made for it: with one element in the place of the elements. It is never called."""
+    assert isinstance(fn, types.FunctionType)
+    view = types.FunctionType(fn.__code__, fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__)
+    functools.update_wrapper(view, fn)
+    signature = inspect.signature(fn)
+    parameters = list(signature.parameters.values())
+    place = 1 if method else 0
+    # What is annotated is the type of them all; that of one is what it is.
+    parameters[place : place + 1] = [one.replace(annotation=one.empty) for one in parameters[place : place + 1]]
+    view.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return view
+
+
+def values_of(fn: Callable[..., Any]) -> Any:
+    """The annotation of the values in the dict that ``fn`` returns; nothing if it does not say."""
+    returned = resolve_hints(fn).get("return", inspect.Signature.empty)
+    arguments = get_args(returned)
+    origin = get_origin(returned)
+    if isinstance(origin, type) and issubclass(origin, Mapping) and len(arguments) == 2:
+        return arguments[1]
+    return inspect.Signature.empty
+
+
+async def _invalidate_all(port: BatchPort, store: Store, addresses: list[Hashable]) -> int:
+    async def nothing(port: BatchPort, wanted: list[Any]) -> list[Outcome]:
+        raise AssertionError("an invalidation loads nothing")
+
+    together = Lockstep(port, nothing)
+    return sum(await together.run([invalidate(together, store, address) for address in addresses]))
