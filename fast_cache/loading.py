@@ -77,6 +77,8 @@ class Loading:
     async def _outcomes(
         self, port: BatchPort, keys: Iterable[str], loader: ManyLoader, options: dict[str, Any]
     ) -> Outcomes:
+        if not callable(loader):
+            raise InvalidTypeError(f"the loader must be a function of a list of keys, not a {type(loader).__name__}")
         store = self._binding.store
         policy = self._policy(loader, options)
         outcomes: Outcomes = {}
@@ -125,7 +127,7 @@ class Loading:
 
     def _policy(self, loader: Callable[..., Any], options: dict[str, Any]) -> CachePolicy:
         if not callable(loader):
-            raise InvalidTypeError(f"the loader must be a function, not a {type(loader).__name__}")
+            raise InvalidTypeError(f"the loader must be a function without arguments, not a {type(loader).__name__}")
         name = getattr(loader, "__qualname__", type(loader).__name__)
         if not _holds_nothing(options):
             return _make_policy(name, options)

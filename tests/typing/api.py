@@ -5,7 +5,7 @@ Each ``type: ignore`` names an error that has to be there: the checker reports t
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Annotated, Any, ParamSpec, TypeVar, assert_type
 
 from fastapi import Depends, FastAPI
@@ -171,3 +171,42 @@ async def looks() -> None:
     assert_type((await early.explain(1)).expires_in, float | None)
     with cache.detect() as calls, cache.disabled():
         assert_type(calls[0].source, str)
+
+
+@cache.cached_many(expire=60, window=0.01)
+async def many_async(ids: Iterable[int], city: str = "Rome") -> dict[int, str]:
+    return {}
+
+
+@cache.cached_many
+def many(ids: Iterable[int]) -> Mapping[int, str]:
+    return {}
+
+
+class Library:
+    @cache.cached_many(expire=60)
+    async def books(self, ids: list[int]) -> dict[int, str]:
+        return {}
+
+
+async def loaders_of_many(library: Library) -> None:
+    assert_type(await many_async([1], city="Bari"), dict[int, str])
+    assert_type(many(ids=[1]), dict[int, str])
+    assert_type(await library.books([1]), dict[int, str])
+    await many_async(["1"])  # type: ignore[list-item]
+    many(1)  # type: ignore[call-overload]
+    assert_type(await many_async.get(1), str | None)
+    assert_type(many.get(1, default=0), str | int)
+    many.get("1")  # type: ignore[call-overload]
+    assert_type(await many_async.invalidate([1]), int)
+    assert_type(many.invalidate([1]), int)
+    assert_type(await many_async.refresh([1]), dict[int, str])
+    assert_type(await library.books.get(1), str | None)
+    assert_type(many.key(1), str)
+    assert_type(cache.many(["a"], lambda keys: dict.fromkeys(keys, 1), expire="1m"), dict[str, int])
+
+
+def many_of_a_subclass(fn: Callable[[Iterable[int]], Mapping[int, str]]) -> None: ...
+
+
+many_of_a_subclass(many)
