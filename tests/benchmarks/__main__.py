@@ -1,6 +1,7 @@
 """``python -m tests.benchmarks [scenario ...]``: measure, print a table for each scenario, and on request publish.
 
-``--write-readme`` runs every scenario in full, puts the tables into the README's block and draws the chart.
+``--write-readme`` runs every scenario in full, puts the tables into the README and draws the chart. Who survives what
+has a block of its own there, which ``survival --write-readme`` writes alone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.benchmarks import hit_ratio, memory_hit, memory_use
+from tests.benchmarks import expiry, hit_ratio, memory_hit, memory_use, survival
 from tests.benchmarks.chart import draw
 from tests.benchmarks.peers import versions
 from tests.benchmarks.readme import rewrite
@@ -23,10 +24,14 @@ README = ROOT / "README.md"
 CHART = Path(".github/benchmarks.svg")
 TRACES = ROOT.parent / "shared" / "traces"
 
+SURVIVAL = "survival"
+
 SCENARIOS: dict[str, Callable[[Options], Iterator[Table]]] = {
     "memory_hit": memory_hit.run,
     "hit_ratio": hit_ratio.run,
     "memory_use": memory_use.run,
+    "expiry": expiry.run,
+    SURVIVAL: survival.run,
 }
 
 CHARTED = 2
@@ -48,17 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = [name for name in chosen.scenarios if name not in SCENARIOS]
     if unknown:
         parser.error(f"no such scenario: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
-    if chosen.write_readme and (chosen.scenarios or chosen.quick):
-        parser.error("--write-readme publishes a full run: leave out the names and --quick")
+    if chosen.write_readme and (chosen.quick or chosen.scenarios not in ([], [SURVIVAL])):
+        parser.error(f"--write-readme publishes a full run: leave out the names (or name {SURVIVAL}) and --quick")
     if is_busy():
         print("This machine is busy with other things: figures will be too high, those of slow contenders most.\n")
     tables: list[Table] = []
+    survived: list[Table] = []
     skipped: list[str] = []
     for name in chosen.scenarios or SCENARIOS:
         try:
             for table in SCENARIOS[name](Options(quick=chosen.quick, traces=chosen.traces)):
                 print(table.as_text(), flush=True)
-                tables.append(table)
+                (survived if name == SURVIVAL else tables).append(table)
         except Skipped as reason:
             print(f"{name} is skipped: {reason}\n", flush=True)
             skipped.append(name)
@@ -68,7 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if skipped:
         print(f"README.md is left as it is, because {', '.join(skipped)} was skipped", file=sys.stderr)
         return 1
-    publish(tables, README, ROOT / CHART)
+    if survived:
+        publish_survival(survived, README)
+    if tables:
+        publish(tables, README, ROOT / CHART)
     return 0
 
 
@@ -97,6 +106,16 @@ def publish(tables: Sequence[Table], readme: Path, chart: Path) -> None:
     readme.write_text(rewrite(readme.read_text(encoding="utf-8"), figures(tables)), encoding="utf-8")
     chart.parent.mkdir(parents=True, exist_ok=True)
     chart.write_text(draw(tables[:CHARTED]), encoding="utf-8")
+
+
+def publish_survival(tables: Sequence[Table], readme: Path) -> None:
+    """Write the README's block of who survives what."""
+    introduction = (
+        "Observed by `make bench ARGS=survival`: each scenario is done to each library in a process of its own, with a "
+        "Redis of its own where it takes one."
+    )
+    text = "\n\n".join([introduction, *(table.as_markdown().strip() for table in tables), surroundings()])
+    readme.write_text(rewrite(readme.read_text(encoding="utf-8"), text, SURVIVAL), encoding="utf-8")
 
 
 if __name__ == "__main__":

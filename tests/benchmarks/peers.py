@@ -14,7 +14,10 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-DISTRIBUTIONS = ("aiocache", "async-lru", "cachebox", "cachetools", "cashews", "theine")
+DISTRIBUTIONS = (
+    *("aiocache", "async-cache", "async-lru", "cachebox", "cachetools", "cashews", "dogpile.cache", "fastapi-cache2"),
+    *("redis", "theine"),
+)
 
 
 def library(name: str) -> Any:
@@ -37,7 +40,7 @@ def made(makers: Iterable[Callable[[], T]]) -> tuple[list[T], list[str]]:
 
 
 def versions() -> list[str]:
-    """Python and the peers that are installed, with their versions."""
+    """Python, the peers that are installed, and the driver that all have for Redis, with their versions."""
     found = [f"{platform.python_implementation()} {platform.python_version()}"]
     for name in DISTRIBUTIONS:
         try:

@@ -1,4 +1,4 @@
-"""The part of the README that holds the figures: everything between two comments, and nothing else.
+"""The parts of the README that are measured: everything between two comments, and nothing else.
 
 Writing the same figures twice changes nothing.
 """
@@ -10,16 +10,16 @@ import re
 START = "<!-- benchmarks:start -->"
 END = "<!-- benchmarks:end -->"
 
-_BLOCK = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.DOTALL)
 
-
-def rewrite(text: str, figures: str) -> str:
-    """Return ``text`` with ``figures`` in its block.
+def rewrite(text: str, figures: str, block: str = "benchmarks") -> str:
+    """Return ``text`` with ``figures`` in one of its blocks.
 
     Raises:
-        ValueError: there is not exactly one block.
+        ValueError: there is not exactly one block of that name.
     """
-    blocks = len(_BLOCK.findall(text))
+    start, end = START.replace("benchmarks", block), END.replace("benchmarks", block)
+    pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
+    blocks = len(pattern.findall(text))
     if blocks != 1:
-        raise ValueError(f"README.md needs one block between {START} and {END}; it has {blocks}")
-    return _BLOCK.sub(lambda _: f"{START}\n\n{figures.strip()}\n\n{END}", text)
+        raise ValueError(f"README.md needs one block between {start} and {end}; it has {blocks}")
+    return pattern.sub(lambda _: f"{start}\n\n{figures.strip()}\n\n{end}", text)

@@ -1,7 +1,7 @@
 """What a scenario reports, and how it is written: as text for a terminal, as Markdown for the README.
 
 A scenario yields tables as they become ready. Cells are text already; the first column is left-aligned, the others
-are numbers. A table may carry bars, from which the chart is drawn.
+are numbers, unless a table says that they are words. A table may carry bars, from which the chart is drawn.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Table:
         rows: one cell for each column.
         notes: sentences below the table.
         bars: microseconds by name, for the chart.
+        words: the cells are words, and all columns left-aligned.
     """
 
     title: str
@@ -44,9 +45,10 @@ class Table:
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
     bars: Sequence[tuple[str, float]] = ()
+    words: bool = False
 
     def as_text(self) -> str:
-        lines = [self.title, *_aligned([self.columns, *self.rows])]
+        lines = [self.title, *_aligned([self.columns, *self.rows], words=self.words)]
         lines.insert(2, "-" * max(map(len, lines[1:])))
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)]) + "\n"
 
@@ -55,7 +57,7 @@ class Table:
             f"### {self.title}",
             "",
             _markdown_row(self.columns),
-            _markdown_row([":--", *["--:"] * (len(self.columns) - 1)]),
+            _markdown_row([":--", *[":--" if self.words else "--:"] * (len(self.columns) - 1)]),
             *map(_markdown_row, self.rows),
         ]
         if self.notes:
@@ -67,6 +69,8 @@ def duration(nanoseconds: float) -> str:
     """A time of three digits or so, in the unit that suits it."""
     if nanoseconds < 1000:
         return f"{nanoseconds:.0f} ns"
+    if nanoseconds >= 1_000_000:
+        return f"{nanoseconds / 1_000_000:.1f} ms"
     microseconds = nanoseconds / 1000
     return f"{microseconds:.2f} µs" if microseconds < 10 else f"{microseconds:.1f} µs"
 
@@ -86,13 +90,13 @@ def factor(value: float) -> str:
     return f"{value:.3f}" if value < 0.1 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def _aligned(rows: Sequence[Sequence[str]], *, words: bool) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
+            cell.rjust(width) if place and not words else cell.ljust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
+        ).rstrip()
         for row in rows
     ]
 

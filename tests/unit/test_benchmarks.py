@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.benchmarks import __main__ as program
-from tests.benchmarks import hit_ratio
+from tests.benchmarks import expiry, hit_ratio, survival
 from tests.benchmarks.chart import draw
 from tests.benchmarks.harness import Contender, Effort, NotAHit, Spread, measure, running_order
 from tests.benchmarks.memory_hit import SHAPES
@@ -266,8 +266,25 @@ def test_a_table_as_text_has_columns_that_line_up() -> None:
     ]
 
 
+def test_a_table_of_words_is_left_aligned() -> None:
+    table = Table(
+        "Words",
+        ["", "one", "two"],
+        [["row", "yes", "no, never"], ["other row", survival.NOT_OFFERED, "yes"]],
+        words=True,
+    )
+    assert table.as_text().splitlines()[1:] == [
+        "           one  two",
+        "-------------------------",
+        "row        yes  no, never",
+        f"other row  {survival.NOT_OFFERED}    yes",
+    ]
+    assert "| :-- | :-- | :-- |" in table.as_markdown().splitlines()
+
+
 @pytest.mark.parametrize(
-    ("nanoseconds", "text"), [(39.4, "39 ns"), (999, "999 ns"), (1234, "1.23 µs"), (32_900, "32.9 µs")]
+    ("nanoseconds", "text"),
+    [(39.4, "39 ns"), (999, "999 ns"), (1234, "1.23 µs"), (32_900, "32.9 µs"), (52_340_000, "52.3 ms")],
 )
 def test_a_duration_has_the_unit_that_suits_it(nanoseconds: float, text: str) -> None:
     assert duration(nanoseconds) == text
@@ -325,12 +342,38 @@ def test_write_readme_publishes_a_full_run_and_leaves_the_readme_alone_after_a_p
     assert (tmp_path / program.CHART).read_text() == draw([TABLE])
 
 
+def test_who_survives_what_has_a_block_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def observed(options: Options) -> Iterator[Table]:
+        yield Table("Who survives what", ["", "fast_cache"], [["fire", "yes"]], words=True)
+
+    def measured(options: Options) -> Iterator[Table]:
+        yield TABLE
+
+    start, end = START.replace("benchmarks", "survival"), END.replace("benchmarks", "survival")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{README}\n{start}\n{end}\n## Last\n")
+    monkeypatch.setattr(program, "ROOT", tmp_path)
+    monkeypatch.setattr(program, "README", readme)
+    monkeypatch.setattr(program, "SCENARIOS", {"measured": measured, program.SURVIVAL: observed})
+    assert program.main(["survival", "--write-readme"]) == 0
+    alone = readme.read_text()
+    assert alone.startswith(README)
+    assert alone.endswith(f"\n\n{end}\n## Last\n")
+    assert "| :-- | :-- |\n| fire | yes |" in alone.partition(start)[2]
+    assert program.surroundings() in alone
+    assert not (tmp_path / program.CHART).exists()
+    assert program.main(["--write-readme"]) == 0
+    assert TABLE.as_markdown() in readme.read_text()
+    assert readme.read_text().partition(END)[2] == alone.partition(END)[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["no_such"], "no such scenario: no_such"),
         (["--write-readme", "--quick"], "publishes a full run"),
         (["--write-readme", "memory_hit"], "publishes a full run"),
+        (["--write-readme", "survival", "--quick"], "publishes a full run"),
     ],
 )
 def test_the_command_refuses_what_it_cannot_do(
@@ -349,6 +392,14 @@ def test_a_quick_run_of_the_hits_prints_a_table_for_each() -> None:
     assert len(tables) == 6
     assert all(set(lines[2]) == {"-"} for lines in tables)
     assert all(shape in done.stdout for shape in SHAPES)
+
+
+def test_every_call_around_the_expiry_is_counted_and_so_is_every_load() -> None:
+    taken, loads = asyncio.run(expiry.latencies(expiry.ours("`expire`"), 0.1))
+    assert loads == 1
+    assert len(taken) >= expiry.CALLERS
+    assert taken == sorted(taken)
+    assert [expiry.percentile(list(range(1000)), share) for share in (0.5, 0.99, 0.999, 1)] == [500, 990, 999, 999]
 
 
 def test_without_traces_the_replay_says_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

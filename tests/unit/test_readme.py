@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -211,6 +211,8 @@ def example_of(annotation: Any) -> Any:
         annotation = typing.get_args(annotation)[0]
     if annotation in (int, float, str):
         return annotation(1)
+    if typing.get_origin(annotation) in (list, Iterable):
+        return [example_of(*typing.get_args(annotation))]
     required = [p for p in inspect.signature(annotation, eval_str=True).parameters.values() if p.default is p.empty]
     return annotation(**{parameter.name: example_of(parameter.annotation) for parameter in required})
 
