@@ -96,8 +96,14 @@ class Binding:
         _bindings.add(self)
 
     def bind(self, store: Store, default_expire: float | None) -> None:
-        """Use ``store`` from the next call on."""
+        """Use ``store`` from the next call on.
+
+        Raises:
+            ConfigurationError: a function asks for something that it can't do; nothing has changed.
+        """
         with self._lock:
+            for function in list(self._functions):
+                function.policy.check(store)
             self.store.leave(self._ledger)
             self._ledger = Ledger()
             store.join(self._ledger)
@@ -108,8 +114,13 @@ class Binding:
             self._show()
 
     def register(self, function: Operations) -> Shelf:
-        """Take in a function of this cache, and return its shelf."""
+        """Take in a function of this cache, and return its shelf.
+
+        Raises:
+            ConfigurationError: it asks for something that the store can't do.
+        """
         with self._lock:
+            function.policy.check(self.store)
             self._functions.add(function)
             self._ledger.enter(function, function.counted)
             return self._shelf(function)

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from starlette.responses import Response
 
+from fast_cache.backends.store import Store
 from fast_cache.durations import Duration, optional_seconds, seconds
-from fast_cache.errors import InvalidTypeError
+from fast_cache.errors import ConfigurationError, InvalidTypeError
 from fast_cache.freshness import LASTING, Found, Freshness, FreshnessOptions, Life
 from fast_cache.once import warn_once
 from fast_cache.outcome import Absent, Outcome
@@ -27,8 +28,21 @@ from fast_cache.single_flight import Mark
 _READ_ONCE = (Iterator, AsyncIterator, Generator, AsyncGenerator, Awaitable)
 
 
-_FRESHNESS = FreshnessOptions.__annotations__.keys()
-_OPTIONS = ", ".join(_FRESHNESS)
+Lock = Literal["local", "distributed", False]
+"""How far concurrent callers of one key share a load: in this process, across processes, or not at all."""
+
+_LOCK_TIMEOUT = 30.0
+
+
+class LoadOptions(FreshnessOptions, total=False):
+    """The options that concern age, and those that concern loads at the same time."""
+
+    lock: Lock
+    lock_timeout: Duration | None
+
+
+_OPTIONS = LoadOptions.__annotations__.keys()
+_LOCKS = _OPTIONS - FreshnessOptions.__annotations__.keys()
 
 
 class Keeping(enum.Enum):
@@ -60,6 +74,9 @@ class CachePolicy:
     condition: Callable[[Any], Any] | None = None
     annotation: Callable[[], Any] = field(default=lambda: inspect.Signature.empty)
     namespace: str | None = None
+    lock: Lock = "local"
+    lock_timeout: float = _LOCK_TIMEOUT
+    """How long the load of another process is waited for, in seconds."""
     shared: bool = False
     """The author's word that an endpoint answers everyone alike whom its guards let in."""
     author_keyed: bool = False
@@ -78,14 +95,17 @@ class CachePolicy:
         author_keyed: bool,
         freshness: Mapping[str, Any] = MappingProxyType({}),
     ) -> CachePolicy:
-        """Validate the options as a user gives them. ``freshness`` are those of :meth:`Freshness.of`.
+        """Validate the options as a user gives them. ``freshness`` are those of :class:`LoadOptions`.
 
         Raises:
             ConfigurationError: an option that can't work, or two that contradict each other.
         """
-        unknown = sorted(freshness.keys() - _FRESHNESS)
+        unknown = sorted(freshness.keys() - _OPTIONS)
         if unknown:
-            raise InvalidTypeError(f"there is no option {unknown[0]}=; those that concern age are: {_OPTIONS}")
+            known = ", ".join(_OPTIONS)
+            raise InvalidTypeError(f"there is no option {unknown[0]}=; those that concern age and locks are: {known}")
+        lock, lock_timeout = _lock(**{name: freshness[name] for name in _LOCKS & freshness.keys()})
+        freshness = {name: value for name, value in freshness.items() if name not in _LOCKS}
         if callable(expire):
             if inspect.iscoroutinefunction(expire):
                 raise InvalidTypeError("expire must be a duration, or a plain function that returns one")
@@ -101,6 +121,8 @@ class CachePolicy:
             cache_errors=_errors(cache_errors),
             condition=condition,
             namespace=namespace,
+            lock=lock,
+            lock_timeout=lock_timeout,
             shared=bool(shared),
             author_keyed=author_keyed,
         )
@@ -108,6 +130,18 @@ class CachePolicy:
     def of_function(self, name: str, annotation: Callable[[], Any]) -> CachePolicy:
         """The same options, for the function of this name."""
         return replace(self, name=name, annotation=annotation)
+
+    def check(self, store: Store) -> None:
+        """Refuse a store that can't do what the options ask of it.
+
+        Raises:
+            ConfigurationError: the message names the option and the backend.
+        """
+        if self.lock == "distributed" and store.caches and not store.leases:
+            raise ConfigurationError(
+                f'{self.name} has lock="distributed", and {store.health.name} can\'t lock across processes; '
+                'use RedisBackend, or lock="local"'
+            )
 
     @cached_property
     def _codec(self) -> Codec:
@@ -187,6 +221,20 @@ class CachePolicy:
             kind = type(error).__name__
             warn_once(f"the condition of {self.name} raised {kind}; the result is not stored", "condition", self.name)
             return Keeping.SHARE
+
+
+def _lock(lock: Any = "local", lock_timeout: Duration | None = None) -> tuple[Lock, float]:
+    if not (lock is False or lock is True or isinstance(lock, str)):
+        raise InvalidTypeError(f'lock must be "local", "distributed" or False, not {type(lock).__name__}')
+    if lock is not False and lock not in ("local", "distributed"):
+        raise ConfigurationError(f'lock must be "local", "distributed" or False, got {lock!r}')
+    patience = optional_seconds(lock_timeout, option="lock_timeout")
+    if patience is not None and lock != "distributed":
+        raise ConfigurationError(
+            f'lock_timeout needs lock="distributed", and lock is {lock!r}: it says how long the load of another '
+            "process is waited for"
+        )
+    return lock, _LOCK_TIMEOUT if patience is None else patience
 
 
 def _errors(given: Mapping[type[Exception], Duration] | None) -> tuple[tuple[type[Exception], float], ...]:

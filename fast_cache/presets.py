@@ -88,6 +88,17 @@ class Presets(ABC):
         decorator: Decorator = self.cached(expire=ttl, hits=cache_hits, refresh_after=update_after, **options)
         return decorator
 
+    def locked(self, ttl: Duration, **options: Any) -> Decorator:
+        """Of all processes that share the backend one runs the function, and the others wait for its result.
+
+        The same as ``cached(expire=ttl, lock="distributed")``.
+
+        Raises:
+            ConfigurationError: an option that can't work, or a backend that can't lock across processes.
+        """
+        decorator: Decorator = self.cached(expire=ttl, lock="distributed", **options)
+        return decorator
+
 
 def _two(ttl: Duration, other: Duration | None, name: str) -> tuple[float, float]:
     whole = seconds(ttl, option="ttl")

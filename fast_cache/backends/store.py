@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, ClassVar, Final
@@ -50,6 +50,12 @@ class Store(ABC):
 
     shared: ClassVar[bool] = False
     """Whether other processes change it and every write is checked against what they did."""
+
+    leases: ClassVar[bool] = False
+    """Whether it can let one process at a time load a key: whether it has :meth:`claim`, :meth:`released` and so on."""
+
+    shares: bool = False
+    """Whether what is stored is handed out itself, the same object to everybody."""
 
     label: str
     """Where a value that it holds comes from, in a word."""
@@ -143,34 +149,102 @@ class Store(ABC):
         """Whether nothing that ``ticket`` notes has moved."""
         return True
 
+    async def claim(
+        self,
+        port: Port,
+        flight: Flight,
+        codec: CodecSource,
+        *,
+        soft: bool,
+        replace: bool,
+        tags: Sequence[str] = (),
+    ) -> tuple[Found | MissingType, object, float | None]:
+        """Capture, and take the lease of the key for ``flight``, or extend the one that it has.
+
+        The third result is for how many seconds another process holds it; ``None`` if the flight has it.
+        """
+        raise NotImplementedError
+
+    async def released(
+        self,
+        port: Port,
+        key: Address,
+        codec: CodecSource,
+        *,
+        soft: bool,
+        within: float,
+        tags: Sequence[str] = (),
+    ) -> Found | MissingType:
+        """Wait until the lease of ``key`` is released, ``within`` seconds at most, or less; and look what is there."""
+        raise NotImplementedError
+
+    async def release(self, port: Port, flight: Flight) -> None:
+        """Release the lease that ``flight`` has; :meth:`write` does that by itself."""
+        raise NotImplementedError
+
+    async def lease_left(self, port: Port, key: Address) -> float | None:
+        """For how many seconds somebody has the lease of ``key``; ``None`` if nobody has it."""
+        return None
+
     @abstractmethod
     async def read(
-        self, port: Port, key: Address, codec: CodecSource, *, soft: bool, count: bool = False
+        self,
+        port: Port,
+        key: Address,
+        codec: CodecSource,
+        *,
+        soft: bool,
+        count: bool = False,
+        tags: Sequence[str] = (),
     ) -> Found | MissingType:
         """Return what is stored under ``key``, stale or not.
 
         Only with ``soft`` does the caller ask how old it is; with ``count`` how often it was found, and counts that.
+        What lacks one of ``tags`` is not there, unless the store is local memory; nor is what has a tag that was
+        invalidated.
         """
 
     @abstractmethod
     async def capture(
-        self, port: Port, key: Address, codec: CodecSource, *, soft: bool, replace: bool
+        self,
+        port: Port,
+        key: Address,
+        codec: CodecSource,
+        *,
+        soft: bool,
+        replace: bool,
+        tags: Sequence[str] = (),
     ) -> tuple[Found | MissingType, object]:
         """Look once more, and note the generations that ``key`` depends on, before its value is computed.
 
         Returns what is there or ``MISSING``, and a ticket for :meth:`write`; a ticket of ``None`` means that nothing
         can be stored. With ``replace`` the value does not matter, and loads of other processes are fenced off.
+        ``tags`` are those that the value will have for certain.
         """
 
     @abstractmethod
     async def write(
-        self, port: Port, flight: Flight, ticket: object, value: Any, codec: CodecSource, life: Life
+        self,
+        port: Port,
+        flight: Flight,
+        ticket: object,
+        value: Any,
+        codec: CodecSource,
+        life: Life,
+        tags: Sequence[str] = (),
     ) -> bool:
-        """Store ``value`` for its ``life``, unless something moved since the ticket was taken: then False."""
+        """Store ``value`` for its ``life``, unless something moved since the ticket was taken: then False.
+
+        ``tags`` are all that it has, also those that were added while it was computed.
+        """
 
     @abstractmethod
     async def delete(self, port: Port, key: Address) -> bool:
         """Remove ``key`` and fence off its loads; True if a value was removed."""
+
+    @abstractmethod
+    async def delete_tagged(self, port: Port, tags: Sequence[str]) -> None:
+        """Let everything end that has one of ``tags``, and fence off the loads of what will have it."""
 
 
 _stores: WeakSet[Store] = WeakSet()

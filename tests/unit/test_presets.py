@@ -38,6 +38,11 @@ def test_hit_counts() -> None:
     assert (policy.expire, policy.freshness) == (60, Freshness(hits=10, refresh_after=5))
 
 
+def test_locked_is_a_distributed_lock() -> None:
+    policy = policy_of(Cache().locked(60, lock_timeout="5s"))
+    assert (policy.expire, policy.lock, policy.lock_timeout) == (60, "distributed", 5)
+
+
 @pytest.mark.parametrize("name", ["fail", "failover"])
 def test_failover_asks_each_time_and_falls_back(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, now, loads = Cache(), [1000.0], list[int]()

@@ -172,6 +172,69 @@ def test_superseding_fences_off_the_running_load() -> None:
     assert flights.board("k") == (new, False)
 
 
+def test_nobody_joins_a_lone_flight_and_it_joins_nobody() -> None:
+    flights = Flights()
+    first, second = flights.lone("k"), flights.lone("k")
+    shared, leads = flights.board("k")
+    assert leads
+    assert len({first, second, shared}) == 3
+    for flight in (first, second, shared):
+        assert flights.loads("k")
+        flights.settle(flight, Outcome(1))
+    assert not flights.loads("k")
+    assert len(flights) == 0
+
+
+@pytest.mark.parametrize("how", ["invalidate", "invalidate_all", "supersede", "supersede_if"])
+def test_lone_flights_are_fenced_off_like_others(how: str) -> None:
+    flights = Flights()
+    flight, other = flights.lone("k"), flights.lone("other")
+    getattr(flights, how)(*{"invalidate_all": (), "supersede_if": (flight,)}.get(how, ("k",)))
+    assert flight.moved
+    assert other.moved is (how == "invalidate_all")
+    flights.abandon(flight)
+    assert flight.ended is Signal.OVERTAKEN
+
+
+class Given:
+    """A lease that knows whether it was given up."""
+
+    def __init__(self) -> None:
+        self.up = 0
+
+    def give_up(self) -> None:
+        self.up += 1
+
+
+@pytest.mark.parametrize("how", ["settle", "abandon", "invalidate_all", "supersede_if"])
+def test_a_lease_ends_with_its_flight(how: str) -> None:
+    flights, lease = Flights(), Given()
+    flight, _ = flights.board("k")
+    flight.lease = lease
+    arguments = {"settle": (flight, Outcome(1)), "invalidate_all": ()}.get(how, (flight,))
+    getattr(flights, how)(*arguments)
+    assert lease.up == 1
+    assert flight.lease is None
+    flights.settle(flight, Outcome(1))
+    assert lease.up == 1
+
+
+def test_an_heir_takes_over_the_lease() -> None:
+    async def main() -> int:
+        flights, lease = Flights(), Given()
+        flight, _ = flights.board("k")
+        flight.lease = lease
+        heir = asyncio.create_task(ASYNCIO.wait(flights, flight))
+        await settled_ticks()
+        flights.abandon(flight)
+        assert await heir is Signal.LEAD
+        assert flight.lease is lease
+        flights.abandon(flight)
+        return lease.up
+
+    assert asyncio.run(main()) == 1
+
+
 def test_waiting_for_a_load_one_is_part_of_is_refused() -> None:
     flights = Flights()
     flight, _ = flights.board("k")

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from fast_cache.backends.base import CacheBackend
 from fast_cache.backends.keyspace import check_key, check_namespace
 from fast_cache.backends.redis.breaker import Breaker
+from fast_cache.backends.redis.keeper import Keeper
 from fast_cache.backends.redis.layout import Layout
 from fast_cache.backends.redis.link import Link
 from fast_cache.backends.redis.store import RedisStore
@@ -26,8 +27,17 @@ from fast_cache.ports import ASYNCIO, BLOCKING, Port, run_blocking
 
 T = TypeVar("T")
 
-_DEFAULTS: Final = {"timeout": 1.0, "connect_timeout": 1.0, "max_load_time": 600.0, "max_expire": 30 * 86400.0}
+_DEFAULTS: Final = {
+    "timeout": 1.0,
+    "connect_timeout": 1.0,
+    "max_load_time": 600.0,
+    "max_expire": 30 * 86400.0,
+    "lease": 5.0,
+}
 """In seconds."""
+
+_SHORTEST_LEASE: Final = 0.1
+"""Seconds."""
 
 
 class RedisBackend(CacheBackend):
@@ -40,6 +50,7 @@ class RedisBackend(CacheBackend):
         namespace: the first part of every key. :meth:`clear` touches nothing outside it.
         pool_size: connections kept open per event loop, and for all threads together.
         max_connections: how many may be open at once; whoever needs one more waits as long as others get answers.
+            Beside them, up to a quarter as many are used by functions with ``lock="distributed"`` to wait on.
         client, async_client: your clients, where both flavours are to be yours. A missing flavour is made alike,
             except from a client with connections of its own kind, such as Sentinel's: then give both.
         timeout: how long the server may be silent (seconds or another duration); 1 second by default.
@@ -50,6 +61,8 @@ class RedisBackend(CacheBackend):
             which :meth:`clear` works, one of 16 bytes for each namespace, stays in Redis without a lifetime.
         max_value_size: the largest entry that is sent, in bytes; what is larger can't be stored. Keep it below the
             server's ``proto-max-bulk-len`` (512 MB), which ends the connection of whoever sends more.
+        lease: for functions with ``lock="distributed"``: how soon another process loads in the place of one that died;
+            5 seconds by default, 0.1 at least. A load that takes longer keeps its lease.
 
     Durations may be ``None``, which means the default.
 
@@ -72,6 +85,7 @@ class RedisBackend(CacheBackend):
         max_load_time: Duration | None = None,
         max_expire: Duration | None = None,
         max_value_size: int = 64 * 2**20,
+        lease: Duration | None = None,
     ) -> None:
         self.namespace = check_namespace(namespace)
         _check_count(pool_size, "pool_size")
@@ -91,14 +105,25 @@ class RedisBackend(CacheBackend):
             connect_timeout=connecting,
         )
         longest = _seconds(max_expire, "max_expire")
+        longest_load = _seconds(max_load_time, "max_load_time")
+        lasts = _seconds(lease, "lease")
+        if lasts < _SHORTEST_LEASE:
+            raise ConfigurationError(
+                f"lease must be at least {_SHORTEST_LEASE:g} s, got {lasts:g} s: while a load goes on, it is extended "
+                "three times in that time"
+            )
         layout = Layout(
             namespace,
-            fence_ms=max(1, round(_seconds(max_load_time, "max_load_time") * 1000)),
+            fence_ms=max(1, round(longest_load * 1000)),
             counter_ms=max(1, round(longest * 1000)),
+            lease_ms=max(1, round(lasts * 1000)),
         )
         breaker = Breaker(probe_within=silence + connecting + 0.5)
         self._link = Link(target, layout, breaker)
-        self._store = RedisStore(type(self).__name__, self._link, layout, breaker, longest, max_value_size)
+        self._keeper = Keeper(self._link, layout, length=lasts, longest=longest_load)
+        self._store = RedisStore(
+            type(self).__name__, self._link, layout, breaker, self._keeper, longest, max_value_size
+        )
 
     def get(self, key: str, default: Any = None) -> Any:
         return run_blocking(self._get(BLOCKING, key, default))
@@ -131,9 +156,11 @@ class RedisBackend(CacheBackend):
         return await self._has(ASYNCIO, key)
 
     def close(self) -> None:
+        run_blocking(self._keeper.close(BLOCKING))
         self._link.close()
 
     async def aclose(self) -> None:
+        await self._keeper.close(ASYNCIO)
         await self._link.aclose()
         self._link.close()
 

@@ -22,9 +22,9 @@ _REMEMBERED: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Owed:
-    """Invalidations that the server has not been told: single keys, or everything."""
+    """Invalidations that the server has not been told: single keys, tags by their digests, or everything."""
 
-    keys: tuple[str, ...] = ()
+    keys: tuple[str | bytes, ...] = ()
     everything: bool = False
     upto: int = 0
     """Invalidations are numbered; these are the ones up to this number."""
@@ -79,7 +79,7 @@ class Breaker:
         self._pause = _FIRST_PAUSE
         self._retry_at = 0.0
         self._count = 0
-        self._owed_keys: dict[str, int] = {}
+        self._owed_keys: dict[str | bytes, int] = {}
         self._owed_everything: int | None = None
 
     @property
@@ -107,8 +107,9 @@ class Breaker:
                 self._probe = admission
             return admission
 
-    def owe(self, key: str | None) -> None:
-        """Remember that ``key`` (``None``: everything) must be invalidated before anything else is asked."""
+    def owe(self, key: str | bytes | None) -> None:
+        """Remember that ``key`` must be invalidated before anything else is asked: bytes are the digest of a tag,
+        ``None`` is everything."""
         with self._lock:
             self._count += 1
             if key is None or len(self._owed_keys) >= _REMEMBERED:

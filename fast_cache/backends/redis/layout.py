@@ -2,10 +2,14 @@
 
     ns:v:{key}   the value, in an envelope, with a lifetime
     ns:f:{key}   the fence: random tokens that exist while loads of the key, or values for it, are in flight
+    ns:l:{key}   the lease: a random token of the one process that may load; it is short, and extended meanwhile
+    ns:w:{key}   the wake-up: a stream with one entry, there for a moment after a lease was released
     ns:h:{key}   how often the value was found, where a function counts that; it ends with the value
     ns:g:        the generation of the namespace: a random token that every envelope repeats; it has no lifetime
+    ns:t:{tag}   the generation of a tag, by its digest: repeated by the envelopes of what has it, and living longer
+    ns:q:        the last number that was given to an invalidation of tags
 
-A value, its fence and its count share a slot. The prefixes do not nest, so each can be watched or scanned by itself.
+A value and what belongs to it share a slot. The prefixes do not nest, so each can be watched or scanned by itself.
 
 The fence. Whoever is about to compute a value creates the token if there is none, and stores the value only if the
 very same token is still there. A delete removes value and token in one command, and needs nothing else: no garbage
@@ -17,15 +21,28 @@ fence, which thereby changes for every load; the second stores the value if its 
 takes it off with those announced before. So of values put at once the one announced last stays, and a delete, or a
 later value that was stored, leaves nothing for a late one to find. Refreshing announces itself in the same way.
 
+The lease is for functions that are to be loaded by one process at a time. It only saves work: what may be stored is for
+the fence to say. It is taken in the packet that captures the fence, before the value is looked at, so that a value
+stored by the last holder is seen; and released behind the write. Those who wait read the wake-up stream from its
+beginning, so that a release between their attempt and their waiting is not missed; the next holder removes it. A delete
+removes the lease too: what is loading is fenced off, and the next caller need not wait for it.
+
+Tags. A load captures the generations of the tags that its result will have; an entry is dead once one of them is
+another, or gone. An invalidation of tags takes the next number of the namespace, which begins at a random epoch, and
+makes it their generation. So a tag that is added while loading, whose generation nobody captured, is told from one
+that was invalidated meanwhile: its number is higher than the one that was the last when the load began.
+
 Clearing puts a new generation; entries that repeat another one are dead when read, and expire by themselves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import quote
 
 TOKEN_LENGTH: Final = 16
+EPOCH_LENGTH: Final = 8
 
 Command = tuple[str | bytes | int, ...]
 """One Redis command: its name and arguments."""
@@ -71,19 +88,68 @@ return count
 """
 # Whatever else lies under the name of the count is removed. A server that takes no writes still gives what it has.
 
+_TAKE_LEASE: Final = """
+local holder = redis.pcall('GET', KEYS[1])
+local left = redis.call('PTTL', KEYS[1])
+if type(holder) == 'string' and holder ~= ARGV[1] and left > 0 then return left end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('DEL', KEYS[2])
+return 0
+"""
+# What has no lifetime, or is no text, is no lease.
+
+_EXTEND_LEASE: Final = """
+if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
+
+_RELEASE_LEASE: Final = """
+local holder = redis.pcall('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('XADD', KEYS[2], '*', 'released', 1)
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+return 1
+"""
+# One that was deleted is released too, for the sake of those who wait.
+
+
+_NEXT: Final = """
+local last = redis.pcall('GET', KEYS[1])
+local epoch, number = ARGV[1], 0
+if type(last) == 'string' and #last == 16 then
+    epoch, number = string.sub(last, 1, 8), struct.unpack('>I8', string.sub(last, 9))
+end
+local token = epoch .. struct.pack('>I8', number + 1)
+redis.call('SET', KEYS[1], token, 'PX', ARGV[2])
+return token
+"""
+
 
 class Layout:
     """The commands of one namespace. Lifetimes are in milliseconds."""
 
-    def __init__(self, namespace: str, fence_ms: int, counter_ms: int = 86_400_000) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        fence_ms: int,
+        counter_ms: int = 86_400_000,
+        lease_ms: int = 5000,
+    ) -> None:
         # Braces would decide the slot, colons imitate another namespace; everything else is left readable.
         prefix = quote(namespace, safe=" !#$&'()*+,/;<=>?@[]^`|~\"\\-._")
         self._value_prefix = f"{prefix}:v:{{"
         self._fence_prefix = f"{prefix}:f:{{"
         self._counter_prefix = f"{prefix}:h:{{"
+        self._lease_prefix = f"{prefix}:l:{{"
+        self._wake_prefix = f"{prefix}:w:{{"
         self._generation = f"{prefix}:g:".encode()
+        self._tag_prefix = f"{prefix}:t:"
+        self._sequence = f"{prefix}:q:".encode()
+        self._tag_ms = counter_ms + fence_ms  # an entry that has a tag is written by a load, and then lives
         self._counter_ms = counter_ms
         self._fence_ms = fence_ms
+        self._lease_ms = lease_ms
 
     # Names are bytes, because a client of the user's may encode text in its own way.
 
@@ -95,6 +161,15 @@ class Layout:
 
     def counter_key(self, key: str) -> bytes:
         return f"{self._counter_prefix}{_within_braces(key)}}}".encode()
+
+    def lease_key(self, key: str) -> bytes:
+        return f"{self._lease_prefix}{_within_braces(key)}}}".encode()
+
+    def wake_key(self, key: str) -> bytes:
+        return f"{self._wake_prefix}{_within_braces(key)}}}".encode()
+
+    def tag_key(self, digest: bytes) -> bytes:
+        return f"{self._tag_prefix}{digest.hex()}".encode()
 
     def read(self, key: str) -> list[Command]:
         """Replies: the value, the generation."""
@@ -152,8 +227,65 @@ class Layout:
         return [("EVAL", _PUT_IF_ANNOUNCED, 3, *self._names(key), token, data, lifetime_ms)]
 
     def delete(self, key: str) -> list[Command]:
-        """Reply: how many values were removed. The fence goes first, so nothing slips in between."""
-        return [("DEL", self.fence_key(key), self.counter_key(key)), ("DEL", self.value_key(key))]
+        """Last reply: how many values were removed. The fence goes first, so nothing slips in between."""
+        return [("DEL", self.fence_key(key), self.counter_key(key), self.lease_key(key)), ("DEL", self.value_key(key))]
+
+    def take_lease(self, key: str, token: bytes) -> list[Command]:
+        """Take the lease, or extend one's own. Reply: 0, or for how long another's holds."""
+        return [("EVAL", _TAKE_LEASE, 2, self.lease_key(key), self.wake_key(key), token, self._lease_ms)]
+
+    def extend(self, key: str, token: bytes) -> list[Command]:
+        """Reply: 1, or 0 if the lease is lost."""
+        return [("EVAL", _EXTEND_LEASE, 1, self.lease_key(key), token, self._lease_ms)]
+
+    def release(self, key: str, token: bytes) -> list[Command]:
+        """Let others have the lease, and wake those who wait for it. Reply: 1, or 0 if another holds it."""
+        return [("EVAL", _RELEASE_LEASE, 2, self.lease_key(key), self.wake_key(key), token, self._lease_ms)]
+
+    def wait(self, key: str, milliseconds: int) -> list[Command]:
+        """Wait until the lease is released, so long at most. Reply: nil if it was not."""
+        return [("XREAD", "BLOCK", milliseconds, "STREAMS", self.wake_key(key), "0-0")]
+
+    def lease_left(self, key: str) -> list[Command]:
+        """Reply: how long the lease holds, in milliseconds; negative if there is none."""
+        return [("PTTL", self.lease_key(key))]
+
+    def read_tags(self, digests: Iterable[bytes]) -> list[Command]:
+        """Reply for each: its generation."""
+        return [("GET", self.tag_key(digest)) for digest in digests]
+
+    def last_number(self) -> list[Command]:
+        """Reply: the generation that was given to a tag last, or nil."""
+        return [("GET", self._sequence)]
+
+    def capture_tags(self, new: Mapping[bytes, bytes]) -> list[Command]:
+        """Create the generations that there are none of. Replies for each: OK or nil, 1, the generation."""
+        return [
+            command
+            for digest, token in new.items()
+            for command in (
+                ("SET", self.tag_key(digest), token, "PX", self._tag_ms, "NX"),
+                ("PEXPIRE", self.tag_key(digest), self._tag_ms),
+                ("GET", self.tag_key(digest)),
+            )
+        ]
+
+    def next_number(self, new_epoch: bytes) -> list[Command]:
+        """Reply: the generation to give to the tags that are invalidated."""
+        return [("EVAL", _NEXT, 1, self._sequence, new_epoch, self._tag_ms)]
+
+    def set_tags(self, digests: Iterable[bytes], token: bytes) -> list[Command]:
+        """Reply for each: OK."""
+        return [("SET", self.tag_key(digest), token, "PX", self._tag_ms) for digest in digests]
+
+    def forget_tags(self, digests: Iterable[bytes], new_epoch: bytes) -> list[Command]:
+        """Invalidate tags in one packet, whatever their number would have been: all that is being loaded is refused
+        that adds a tag meanwhile. Replies: OK, how many there were of each."""
+        first = new_epoch + bytes(TOKEN_LENGTH - EPOCH_LENGTH)
+        return [
+            ("SET", self._sequence, first, "PX", self._tag_ms),
+            *(("DEL", self.tag_key(digest)) for digest in digests),
+        ]
 
     def clear(self, new: bytes) -> list[Command]:
         """Reply: OK."""

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
+from time import sleep
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import redis.exceptions
 from fast_cache.backends.redis.breaker import Admission, Breaker, Owed
-from fast_cache.backends.redis.layout import TOKEN_LENGTH, Command, Layout
+from fast_cache.backends.redis.layout import EPOCH_LENGTH, TOKEN_LENGTH, Command, Layout
 from fast_cache.backends.redis.pool import Pool, cut_off, drop
 from fast_cache.backends.redis.target import Target
 from fast_cache.errors import BackendUnavailable
@@ -32,6 +35,9 @@ _CLOSED = (redis.exceptions.ConnectionError, ConnectionError, EOFError)
 
 _LAST_LOOK = 0.01
 """Seconds."""
+
+_BETWEEN_LOOKS = (0.05, 0.25)
+"""Seconds: how often those look who find no connection to wait on."""
 
 _AWAY = "Redis is taken to be away; it is asked again shortly"
 
@@ -76,6 +82,37 @@ class Link:
         finally:
             await pool.give_back(port, connection, usable=usable)
         return replies
+
+    async def wait(self, port: Port, packet: Sequence[Command], seconds: float) -> list[Reply] | None:
+        """Send ``packet``, which the server may answer only after ``seconds``, over a connection for such.
+
+        If none is free, nothing is sent, and ``None`` returned after a while.
+        """
+        return await port.later(partial(self._wait, packet, seconds))
+
+    async def _wait(self, packet: Sequence[Command], seconds: float, port: Port) -> list[Reply] | None:
+        if self._breaker.is_open:  # whoever waits is no probe: it would tell too late
+            raise BackendUnavailable(_AWAY)
+        pool = (await port.do(self._pool_of_threads, self._pool_of_loop)).waiting
+        taken = pool.take_free() if pool is not None else None
+        if pool is None or taken is None:
+            await self.pause(port, seconds)
+            return None
+        connection, reused = taken
+        usable = False
+        try:
+            admission = self._breaker.admit()
+            if admission is None:
+                raise BackendUnavailable(_AWAY)
+            replies = await self._admitted(port, connection, admission, packet, reused=reused)
+            usable = True
+        finally:
+            await pool.give_back(port, connection, usable=usable)
+        return replies
+
+    async def pause(self, port: Port, seconds: float) -> None:
+        """Let some time pass between two looks, not more than ``seconds``."""
+        await port.do(sleep, _suspended, min(seconds, random.uniform(*_BETWEEN_LOOKS)))
 
     def close(self) -> None:
         """Close the connections of threads."""
@@ -125,7 +162,10 @@ class Link:
         if not owed:
             return []
         commands = self._layout.clear(new_token()) if owed.everything else []
-        return commands + [command for key in owed.keys for command in self._layout.delete(key)]
+        tags = [key for key in owed.keys if isinstance(key, bytes)]
+        if tags or owed.everything:
+            commands += self._layout.forget_tags(tags, new_epoch())
+        return commands + [command for key in owed.keys if isinstance(key, str) for command in self._layout.delete(key)]
 
     def _pool_of_threads(self) -> Pool:
         with self._lock:
@@ -203,6 +243,17 @@ def new_token() -> bytes:
     token[0] &= 0x7F
     token[-1] |= 0x80
     return bytes(token)
+
+
+def new_epoch() -> bytes:
+    """The first half of the tokens that order the invalidations of tags; its first byte is above 127."""
+    epoch = bytearray(secrets.token_bytes(EPOCH_LENGTH))
+    epoch[0] |= 0x80
+    return bytes(epoch)
+
+
+async def _suspended(seconds: float) -> None:
+    await asyncio.sleep(seconds)
 
 
 async def _converse(port: Port, connection: Any, packed: Any, count: int, *, reused: bool) -> list[Reply]:

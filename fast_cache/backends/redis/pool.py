@@ -29,9 +29,13 @@ class Pool:
     Args:
         make: makes a connection, not connected yet.
         patience: for how long (seconds) nobody may get an answer before those who wait give up.
+        waiting: a pool beside this one, for exchanges whose answers are waited for: they must not hold up others.
     """
 
-    def __init__(self, make: Callable[[], Any], *, keep: int, most: int, patience: float) -> None:
+    def __init__(
+        self, make: Callable[[], Any], *, keep: int, most: int, patience: float, waiting: Pool | None = None
+    ) -> None:
+        self.waiting = waiting
         self._make = make
         self._keep = keep
         self._patience = patience
@@ -61,11 +65,18 @@ class Pool:
             idle = await self._wait(port, turn)
         if idle is not None:
             return idle, True
-        try:
-            return self._make(), False
-        except BaseException:
-            self._pass_on(None)
-            raise
+        return self._made(), False
+
+    def take_free(self) -> tuple[Any, bool] | None:
+        """The same without waiting: ``None`` if all connections are in use."""
+        with self._lock:
+            if not self._free:
+                return None
+            self._free -= 1
+            idle = self._idle.pop() if self._idle else None
+        if idle is not None:
+            return idle, True
+        return self._made(), False
 
     async def give_back(self, port: Port, connection: Any, *, usable: bool) -> None:
         """Let the next one have it. ``usable``: every command that was sent over it has had its reply."""
@@ -86,7 +97,7 @@ class Pool:
         with self._lock:
             self._keep = 0
             idle, self._idle = self._idle, []
-        return idle
+        return idle if self.waiting is None else idle + self.waiting.drain()
 
     async def _wait(self, port: Port, turn: _Turn) -> Any:
         try:
@@ -127,6 +138,13 @@ class Pool:
                 turn.set_exception(_exhausted())
         if self._waiting:
             self._watch_on()
+
+    def _made(self) -> Any:
+        try:
+            return self._make()
+        except BaseException:
+            self._pass_on(None)
+            raise
 
     def _pass_on(self, connection: Any) -> Any:
         """Free a place, with its connection if that can be used again. Returns what has to be closed, if anything."""

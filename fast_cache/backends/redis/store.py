@@ -6,25 +6,30 @@ lies in Redis is trusted: a foreign type, a torn envelope, another key's entry o
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from fast_cache.backends.redis.breaker import Breaker
-from fast_cache.backends.redis.layout import TOKEN_LENGTH, Command, Layout
-from fast_cache.backends.redis.link import Link, Reply, new_token
+from fast_cache.backends.redis.keeper import HeldLease, Keeper
+from fast_cache.backends.redis.layout import EPOCH_LENGTH, TOKEN_LENGTH, Command, Layout
+from fast_cache.backends.redis.link import Link, Reply, new_epoch, new_token
+from fast_cache.backends.redis.target import LONGEST_WAIT
 from fast_cache.backends.store import CodecSource, Store
 from fast_cache.entry import MISSING, NEVER, MissingType
 from fast_cache.errors import BackendError, DecodeError, EncodeError
 from fast_cache.freshness import Found, Life
 from fast_cache.ports import Port
 from fast_cache.serializers import (
+    NO_TAGS,
     Codec,
     Stored,
     codec_for,
     decode_stored,
     encode_stored,
     holds_exception,
+    name_digest,
     unpack_stored,
 )
 from fast_cache.single_flight import Flight
@@ -38,10 +43,12 @@ _LAPS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a load depends on, noted before it began."""
+    """What a load depends on, noted before it began: ``tags`` by their digests, ``number`` for those added later."""
 
     fence: bytes
     generation: bytes
+    tags: Mapping[bytes, bytes]
+    number: Reply
 
 
 class RedisStore(Store):
@@ -53,69 +60,246 @@ class RedisStore(Store):
     """
 
     shared = True
+    leases = True
 
-    def __init__(self, name: str, link: Link, layout: Layout, breaker: Breaker, longest: float, largest: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        link: Link,
+        layout: Layout,
+        breaker: Breaker,
+        keeper: Keeper,
+        longest: float,
+        largest: int,
+    ) -> None:
         super().__init__(name)
         self.label = "redis"
         self._link = link
         self._layout = layout
         self._breaker = breaker
+        self._keeper = keeper
         self._longest: Final = longest
         self._largest: Final = largest
 
     async def read(
-        self, port: Port, key: str, codec: CodecSource | None, *, soft: bool, count: bool = False
+        self,
+        port: Port,
+        key: str,
+        codec: CodecSource | None,
+        *,
+        soft: bool,
+        count: bool = False,
+        tags: Sequence[str] = (),
     ) -> Found | MissingType:
         # The time that is left is asked for first. Commands of one packet are not one step: a value that is written in
-        # between is then taken for older than it is, never for younger.
+        # between is then taken for older than it is, never for younger. And the tags last.
+        digests = _digests(tags)
         commands = (self._layout.left(key) if soft else []) + self._layout.read(key)
         if count:
             commands += self._layout.count(key)
-        replies = await self._link.exchange(port, commands)
+        replies = await self._link.exchange(port, commands + self._layout.read_tags(digests))
         left = replies.pop(0) if soft else None
-        stored = _opened(key, *replies[:2])
+        known = dict(zip(digests, replies[len(replies) - len(digests) :], strict=True))
+        stored = await self._living(port, _opened(key, *replies[:2]), known)
         if stored is not None and stored.stale and not soft:
-            return await self.read(port, key, codec, soft=True)  # written by somebody who serves what is stale
+            # written by somebody who serves what is stale
+            return await self.read(port, key, codec, soft=True, tags=tags)
         found = _found(stored, codec, left)
-        return found._replace(hits=_expect_int(replies[-1])) if count and found is not MISSING else found
+        return found._replace(hits=_expect_int(replies[2])) if count and found is not MISSING else found
 
     async def has(self, port: Port, key: str) -> bool:
         left, data, generation = await self._link.exchange(port, self._layout.left(key) + self._layout.read(key))
-        stored = _opened(key, data, generation)
+        stored = await self._living(port, _opened(key, data, generation), {})
         return stored is not None and not holds_exception(stored) and _fresh_for(stored, left) > 0
 
     async def capture(
-        self, port: Port, key: str, codec: CodecSource, *, soft: bool, replace: bool
+        self,
+        port: Port,
+        key: str,
+        codec: CodecSource,
+        *,
+        soft: bool,
+        replace: bool,
+        tags: Sequence[str] = (),
     ) -> tuple[Found | MissingType, object]:
-        commands = self._layout.capture(key, new_token(), new_token(), replace=replace)
-        if soft:
-            commands = self._layout.left(key) + commands
-        replies = await self._link.exchange(port, commands)
+        digests = _digests(tags)
+        replies = await self._link.exchange(port, self._capture(key, digests, soft=soft, replace=replace))
+        return await self._captured(port, key, codec, digests, replies, soft=soft, replace=replace)
+
+    async def claim(
+        self,
+        port: Port,
+        flight: Flight,
+        codec: CodecSource,
+        *,
+        soft: bool,
+        replace: bool,
+        tags: Sequence[str] = (),
+    ) -> tuple[Found | MissingType, object, float | None]:
+        key, digests = str(flight.key), _digests(tags)
+        lease = flight.lease
+        if not isinstance(lease, HeldLease):
+            # Noted before anything is sent: whoever is cancelled meanwhile may have taken it.
+            lease = flight.lease = HeldLease(self._keeper, key, new_token())
+        commands = self._layout.take_lease(key, lease.token) + self._capture(key, digests, soft=soft, replace=replace)
+        try:
+            replies = await self._link.exchange(port, commands)
+        except BackendError:
+            self._let_go(flight)  # if it has been taken, it ends by itself
+            raise
+        taken = replies.pop(0)
+        if taken == 0:
+            self._keeper.hold(lease)
+        else:
+            self._let_go(flight)
+        found, ticket = await self._captured(port, key, codec, digests, replies, soft=soft, replace=replace)
+        # A server that refuses leases, because it is full or takes no writes, keeps nobody from loading.
+        return found, ticket, taken / 1000 if isinstance(taken, int) and taken else None
+
+    async def released(
+        self,
+        port: Port,
+        key: str,
+        codec: CodecSource,
+        *,
+        soft: bool,
+        within: float,
+        tags: Sequence[str] = (),
+    ) -> Found | MissingType:
+        # The answers to what is sent behind it come when the waiting is over.
+        digests = _digests(tags)
+        commands = self._layout.wait(key, max(1, round(min(within, LONGEST_WAIT) * 1000)))
+        commands += (self._layout.left(key) if soft else []) + self._layout.read(key) + self._layout.read_tags(digests)
+        replies = await self._link.wait(port, commands, within)
+        if replies is None:
+            return MISSING
+        woken = replies.pop(0)
         left = replies.pop(0) if soft else None
-        data, announced, _, fence, _, generation = replies
+        if isinstance(woken, Exception):
+            await self._link.pause(port, within)  # forbidden, or something else lies there: look now and then
+        known = dict(zip(digests, replies[2:], strict=True))
+        stored = await self._living(port, _opened(key, *replies[:2]), known)
+        return MISSING if stored is not None and stored.stale and not soft else _found(stored, codec, left)
+
+    async def release(self, port: Port, flight: Flight) -> None:
+        lease = flight.lease
+        if isinstance(lease, HeldLease):
+            try:
+                await self._link.exchange(port, self._layout.release(lease.key, lease.token))
+            except BackendError:
+                self._let_go(flight)
+                raise
+            self._let_go(flight)
+
+    async def lease_left(self, port: Port, key: str) -> float | None:
+        (left,) = await self._link.exchange(port, self._layout.lease_left(key))
+        return left / 1000 if isinstance(left, int) and left > 0 else None
+
+    def after_fork(self) -> None:
+        super().after_fork()
+        self._keeper.forked()
+
+    def _let_go(self, flight: Flight) -> None:
+        """The lease of ``flight`` is released, or can't be, or is another's."""
+        lease, flight.lease = flight.lease, None
+        if isinstance(lease, HeldLease):
+            self._keeper.drop(lease)
+
+    def _capture(self, key: str, digests: Sequence[bytes], *, soft: bool, replace: bool) -> list[Command]:
+        commands = self._layout.left(key) if soft else []
+        commands += self._layout.capture(key, new_token(), new_token(), replace=replace) + self._layout.last_number()
+        return commands + self._layout.capture_tags({digest: new_token() for digest in digests})
+
+    async def _captured(
+        self,
+        port: Port,
+        key: str,
+        codec: CodecSource,
+        digests: Sequence[bytes],
+        replies: list[Reply],
+        *,
+        soft: bool,
+        replace: bool,
+    ) -> tuple[Found | MissingType, object]:
+        left = replies.pop(0) if soft else None
+        data, announced, _, fence, _, generation, number, *tokens = replies
         if replace:
             _expect_ok([announced])
-        stored = None if replace else _opened(key, data, generation)
+        tags = dict(zip(digests, tokens[2::3], strict=True))
+        stored = None if replace else await self._living(port, _opened(key, data, generation), tags)
         found = _found(stored, codec, left) if stored is not None and (soft or not stored.stale) else MISSING
         if not _is_fence(fence):
             if found is not MISSING and found.fresh_for > 0:
                 return found, None
             fence = new_token()
             _expect_ok(await self._link.exchange(port, self._layout.repair_fence(key, fence)))
-        return found, Ticket(fence, await self._usable(port, generation))
+        if damaged := [digest for digest, token in tags.items() if not _is_token(token)]:
+            tags |= await self._repaired(port, damaged)
+        return found, Ticket(fence, await self._usable(port, generation), tags, number)
+
+    async def _living(self, port: Port, stored: Stored | None, known: Mapping[bytes, Reply]) -> Stored | None:
+        """The entry, if none of its tags was invalidated, and it has those whose generations are ``known``."""
+        if stored is None or not (stored.tags or known):
+            return stored
+        if not known.keys() <= stored.tags.keys():
+            return None
+        if more := [digest for digest in stored.tags if digest not in known]:
+            replies = await self._link.exchange(port, self._layout.read_tags(more))
+            known = {**known, **dict(zip(more, replies, strict=True))}
+        return stored if known == stored.tags else None
+
+    async def _repaired(self, port: Port, digests: Sequence[bytes]) -> dict[bytes, bytes]:
+        """New generations in the place of what is none, which no entry repeats."""
+        token = new_token()
+        _expect_ok(await self._link.exchange(port, self._layout.set_tags(digests, token)))
+        return dict.fromkeys(digests, token)
+
+    async def _with_late(self, port: Port, ticket: Ticket, digests: Sequence[bytes]) -> Mapping[bytes, bytes] | None:
+        """The generations of all tags; ``None`` if one that was added while loading was invalidated meanwhile."""
+        late = [digest for digest in digests if digest not in ticket.tags]
+        if not late:
+            return ticket.tags
+        commands = self._layout.last_number() + self._layout.capture_tags({digest: new_token() for digest in late})
+        number, *replies = await self._link.exchange(port, commands)
+        tokens = dict(zip(late, replies[2::3], strict=True))
+        if damaged := [digest for digest, token in tokens.items() if not _is_token(token)]:
+            await self._repaired(port, damaged)
+            return None  # whatever it said is lost
+        if all(_stood(token, ticket.number, number) for token in tokens.values()):
+            return {**ticket.tags, **tokens}
+        return None
 
     async def write(
-        self, port: Port, flight: Flight, ticket: object, value: Any, codec: CodecSource, life: Life
+        self,
+        port: Port,
+        flight: Flight,
+        ticket: object,
+        value: Any,
+        codec: CodecSource,
+        life: Life,
+        tags: Sequence[str] = (),
     ) -> bool:
         assert isinstance(ticket, Ticket)
-        key = str(flight.key)
-        data, lifetime_ms = self._encode(key, value, codec(), life, ticket.generation)
-        if flight.moved:
+        key, digests = str(flight.key), _digests(tags)
+        generations = await self._with_late(port, ticket, digests)
+        if generations is None:
             return False
-        commands = self._layout.write(key, ticket.fence, data, lifetime_ms)
-        stored, generation = await self._link.exchange(port, commands)
+        data, lifetime_ms = self._encode(key, value, codec(), life, ticket.generation, generations)
+        if flight.moved or not flight.lost.isdisjoint(tags):
+            return False
+        commands = self._layout.write(key, ticket.fence, data, lifetime_ms) + self._layout.read_tags(generations)
+        lease = flight.lease
+        if isinstance(lease, HeldLease):
+            commands += self._layout.release(key, lease.token)
+        try:
+            stored, generation, *tokens = await self._link.exchange(port, commands)
+        except BackendError:
+            self._let_go(flight)
+            raise
+        self._let_go(flight)
         # Of a generation that has passed, the entry is dead already; the load counts as fenced off like any other.
-        return _expect_int(stored) == 1 and generation == ticket.generation
+        stands = generation == ticket.generation and tokens[: len(generations)] == list(generations.values())
+        return _expect_int(stored) == 1 and stands
 
     async def put(self, port: Port, key: str, value: Any, expire: float | None) -> None:
         """Store ``value`` whatever is in flight; undelivered, it counts as an invalidation of what was there.
@@ -167,7 +351,8 @@ class RedisStore(Store):
 
     async def stands(self, port: Port, key: str, ticket: object) -> bool:
         assert isinstance(ticket, Ticket)
-        return tuple(await self._link.exchange(port, self._layout.stands(key))) == (ticket.fence, ticket.generation)
+        replies = await self._link.exchange(port, self._layout.stands(key) + self._layout.read_tags(ticket.tags))
+        return replies == [ticket.fence, ticket.generation, *ticket.tags.values()]
 
     async def delete(self, port: Port, key: str) -> bool:
         self.flights.invalidate(key)
@@ -177,6 +362,26 @@ class RedisStore(Store):
     async def clear(self, port: Port) -> None:
         self.flights.invalidate_all()
         await self._invalidate(port, None, self._layout.clear(new_token()))
+
+    async def delete_tagged(self, port: Port, tags: Sequence[str]) -> None:
+        self.flights.lose(tags)
+        digests = _digests(tags)
+        confirmed = False
+
+        async def tell() -> None:
+            nonlocal confirmed
+            (number,) = await self._link.exchange(port, self._layout.next_number(new_epoch()))
+            if not _is_token(number):
+                raise _refused(number)
+            _expect_ok(await self._link.exchange(port, self._layout.set_tags(digests, number)))
+            confirmed = True
+
+        def at_end() -> None:
+            if not confirmed:
+                for digest in digests:
+                    self._breaker.owe(digest)
+
+        await port.finish(tell(), at_end)
 
     async def _invalidate(self, port: Port, key: str | None, commands: list[Command]) -> list[Reply]:
         """Tell Redis of an invalidation. One that is not confirmed is owed, also if its caller is cancelled."""
@@ -191,10 +396,18 @@ class RedisStore(Store):
 
         return await port.finish(tell(), at_end=lambda: None if confirmed else self._breaker.owe(key))
 
-    def _encode(self, key: str, value: Any, codec: Codec, life: Life, generation: bytes) -> tuple[bytes, int]:
+    def _encode(
+        self,
+        key: str,
+        value: Any,
+        codec: Codec,
+        life: Life,
+        generation: bytes,
+        tags: Mapping[bytes, bytes] = NO_TAGS,
+    ) -> tuple[bytes, int]:
         fresh = self._longest if life.fresh is None else min(life.fresh, self._longest)
         stale = min(life.stale, self._longest - fresh)
-        data = encode_stored(key, value, codec, fresh + stale, generation, stale=stale, load=life.load)
+        data = encode_stored(key, value, codec, fresh + stale, generation, stale=stale, load=life.load, tags=tags)
         if len(data) > self._largest:
             raise EncodeError(f"it takes {len(data)} bytes; max_value_size allows {self._largest}")
         return data, max(1, round((fresh + stale) * 1000))
@@ -238,6 +451,19 @@ def _decoded(stored: Stored | None, codec: CodecSource | None) -> Any:
         return decode_stored(stored, codec() if codec is not None else None)
     except DecodeError:
         return MISSING
+
+
+def _digests(tags: Sequence[str]) -> list[bytes]:
+    return [name_digest(tag) for tag in tags]
+
+
+def _stood(token: bytes, before: Reply, now: Reply) -> bool:
+    """Whether a tag with this generation was not invalidated between two looks at the last number."""
+    if before == now:
+        return True
+    if not (_is_token(before) and _is_token(now) and before[:EPOCH_LENGTH] == now[:EPOCH_LENGTH]):
+        return False  # the numbers begin anew, and nobody knows what was invalidated
+    return token[:EPOCH_LENGTH] != now[:EPOCH_LENGTH] or bool(token <= before)
 
 
 def _is_token(reply: Reply) -> bool:

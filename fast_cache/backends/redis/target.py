@@ -50,6 +50,9 @@ _CARRIED_OVER: Final = frozenset(
 
 _MODULES: Final = {"blocking": redis.connection, "suspending": redis.asyncio.connection}
 
+LONGEST_WAIT: Final = 1.0
+"""For how many seconds the server may keep a connection waiting that is there for it."""
+
 _STANDARD: Final = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
 
 
@@ -86,12 +89,15 @@ class Target:
             if not (_can_be_made(self.blocking_connection) and _can_be_made(self.suspending_connection)):
                 raise ConfigurationError("redis_url is malformed: the driver can't use the options in its query")
 
-    def pool(self, make: Callable[[], Any]) -> Pool:
+    def pool(self, make: partial[Any]) -> Pool:
         """A pool of connections that ``make`` makes."""
-        return Pool(make, keep=self._keep, most=self._most, patience=self._patience)
+        few = max(1, self._most // 4)
+        patient = partial(make, socket_timeout=make.keywords["socket_timeout"] + LONGEST_WAIT)
+        waiting = Pool(patient, keep=few, most=few, patience=self._patience)
+        return Pool(make, keep=self._keep, most=self._most, patience=self._patience, waiting=waiting)
 
 
-def _like(pools: dict[str, Any], flavour: str, waits: dict[str, Any]) -> Callable[[], Any]:
+def _like(pools: dict[str, Any], flavour: str, waits: dict[str, Any]) -> partial[Any]:
     """Connections as the user's clients would make them, with our patience."""
     pool = pools.get(flavour)
     own = pool is not None
@@ -110,7 +116,7 @@ def _like(pools: dict[str, Any], flavour: str, waits: dict[str, Any]) -> Callabl
     )
 
 
-def _plain(flavour: str, class_name: str, kwargs: dict[str, Any]) -> Callable[[], Any]:
+def _plain(flavour: str, class_name: str, kwargs: dict[str, Any]) -> partial[Any]:
     connection_class = getattr(_MODULES[flavour], class_name)
     ours = {"retry": _no_retry(flavour), "encoding": "utf-8", **_quiet(connection_class)}
     return partial(connection_class, **{**kwargs, **ours})
