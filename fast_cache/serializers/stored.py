@@ -1,11 +1,13 @@
 """A value as a store of bytes keeps it: encoded, in an envelope, and back.
 
-For stores whose entries depend on at most one generation, that of their namespace, which goes by the empty name.
+An entry depends on generations: that of its namespace, which goes by the empty name, and those of its tags.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import ceil
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from fast_cache.errors import DecodeError
@@ -16,11 +18,14 @@ from fast_cache.serializers.registry import decoder_of
 
 _NAMESPACE: Final = name_digest("")
 
+NO_TAGS: Final[Mapping[bytes, bytes]] = MappingProxyType({})
+
 
 class Stored(NamedTuple):
     """An entry whose envelope is in order: the codec's fingerprint, payload, generation, and the key in UTF-8.
 
     Of its ``lifetime`` the last part is ``stale``; to compute the value took ``load``: all in seconds, 0 for none.
+    ``tags`` are the generations (16 bytes) of its tags, by their digests.
     """
 
     codec: bytes
@@ -30,6 +35,7 @@ class Stored(NamedTuple):
     lifetime: float
     stale: float
     load: float
+    tags: Mapping[bytes, bytes] = NO_TAGS
 
 
 def encode_stored(
@@ -41,6 +47,7 @@ def encode_stored(
     *,
     stale: float = 0.0,
     load: float = 0.0,
+    tags: Mapping[bytes, bytes] = NO_TAGS,
 ) -> bytes:
     """Return the bytes to store under ``key`` for ``expire`` seconds, ``None`` for ever.
 
@@ -48,12 +55,13 @@ def encode_stored(
         generation: the token (16 bytes) of the generation that the entry depends on.
         stale: the last part of ``expire`` in which the value is stale.
         load: how long it took to compute.
+        tags: the tokens of its tags, by their digests: 8 bytes, see :func:`name_digest`.
 
     Raises:
         EncodeError: ``codec`` can't store the value faithfully.
     """
     lifetime_ms = 0 if expire is None else max(1, ceil(expire * 1000))
-    generations = () if generation is None else ((_NAMESPACE, generation),)
+    generations = (() if generation is None else ((_NAMESPACE, generation),)) + tuple(tags.items())
     payload = codec.encode(value, _context(key))
     times = (lifetime_ms, round(stale * 1000), round(load * 1000))
     return pack(key, Envelope(payload, codec.fingerprint, *times, generations))
@@ -66,9 +74,10 @@ def unpack_stored(key: str, data: bytes) -> Stored:
         DecodeError: ``data`` is no entry of ``key``: torn, foreign or of another version.
     """
     envelope = unpack(key, data)
-    generation = next((token for name, token in envelope.generations if name == _NAMESPACE), None)
+    tags = dict(envelope.generations)
+    generation = tags.pop(_NAMESPACE, None)
     times = (envelope.lifetime_ms / 1000, envelope.stale_ms / 1000, envelope.load_ms / 1000)
-    return Stored(envelope.codec, envelope.payload, generation, _context(key), *times)
+    return Stored(envelope.codec, envelope.payload, generation, _context(key), *times, tags)
 
 
 def decode_stored(stored: Stored, codec: Codec | None) -> Any:

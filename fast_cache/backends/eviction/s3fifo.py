@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 from fast_cache.backends.eviction.queues import Queues
 from fast_cache.backends.eviction.ring import Ring, unlink
-from fast_cache.entry import NEVER, Age, AgedEntry, Entry, Shelf, WeighedEntry
+from fast_cache.entry import NEVER, Age, AgedEntry, Entry, Shelf, Tag, TaggedEntry, WeighedEntry
 
 _SWEEP_LEAST, _SWEEP_MOST = 16, 256
 """How many expired entries one change reclaims in each of the two queues: twice as many as the last one as long as
@@ -101,6 +101,7 @@ class S3FIFO:
         expires: float = NEVER,
         weight: float = 1,
         age: Age | None = None,
+        tags: tuple[Tag, ...] = (),
     ) -> Entry:
         """Store ``value`` on ``shelf`` under ``key`` until ``expires``, a time of the clock; return the entry.
 
@@ -108,9 +109,10 @@ class S3FIFO:
             weight: counts towards ``max_weight``; not below 0. What alone exceeds ``max_weight`` is not stored: the
                 entry returned is retired, and an older one of the key is gone.
             age: where ``expires`` is not the end: when the entry is of no use any more.
+            tags: with which of them it ends.
         """
         self.reclaim()
-        entry = self._new_entry(shelf, key, value, expires, weight, age)
+        entry = self._new_entry(shelf, key, value, expires, weight, age, tags)
         old = shelf.table.get(key)
         if self.max_weight is not None and entry.weight > self.max_weight:
             if old is not None:
@@ -155,16 +157,26 @@ class S3FIFO:
             self._drain()
 
     def _new_entry(
-        self, shelf: Shelf, key: Hashable, value: Any, expires: float, weight: float, age: Age | None
+        self,
+        shelf: Shelf,
+        key: Hashable,
+        value: Any,
+        expires: float,
+        weight: float,
+        age: Age | None,
+        tags: tuple[Tag, ...],
     ) -> Entry:
-        if expires < NEVER:
+        if expires < NEVER or tags:
             self._mortal = True
-        if self.max_weight is None and age is None:
+        if self.max_weight is None and age is None and not tags:
             return Entry(shelf, key, value, expires)
         if not weight >= 0:  # also true for NaN
             raise ValueError(f"the weight of an entry must not be below 0, got {weight!r}")
         entry: WeighedEntry
-        if age is None:
+        if tags:
+            entry = TaggedEntry(shelf, key, value, expires)
+            entry.age, entry.tags = age, tags
+        elif age is None:
             entry = WeighedEntry(shelf, key, value, expires)
         else:
             entry = AgedEntry(shelf, key, value, expires)
