@@ -58,7 +58,7 @@ class Batch:
         """Let each call take ``step`` of the flow, all of them together."""
         for element, call in calls.items():
             call.fn = _Element(element)
-        together = Lockstep(port, self._load)
+        together = Lockstep(port, self._load, self._most)
         return await together.run([step(together, store, call) for call in calls.values()])
 
     async def load_apart(self, port: BatchPort, elements: Iterable[Hashable]) -> Outcomes:
@@ -71,7 +71,10 @@ class Batch:
 
     async def _load(self, port: BatchPort, wanted: list[_Element]) -> list[Outcome]:
         outcomes = await self._load_each(port, list(dict.fromkeys(element.name for element in wanted)))
-        return [outcomes[element.name] for element in wanted]
+        try:
+            return [outcomes[element.name] for element in wanted]
+        finally:
+            del outcomes  # the traceback of an error may refer to this frame
 
     async def _load_each(self, port: BatchPort, elements: list[Hashable]) -> Outcomes:
         most = self._most or len(elements)
@@ -81,7 +84,11 @@ class Batch:
             outcome = await port.call(self._loader, (list(part),), {})
             self._stats.loaded(outcome.seconds, failed=outcome.error is not None)
             outcomes |= self._taken_apart(part, outcome)
-        return outcomes
+            del outcome
+        try:
+            return outcomes
+        finally:
+            del outcomes  # the traceback of an error may refer to this frame
 
     def _taken_apart(self, elements: list[Hashable], outcome: Outcome) -> Outcomes:
         """What became of each element, by what became of them together."""
@@ -123,12 +130,16 @@ def elements_of(given: Any, name: str) -> list[Hashable]:
     """
     if isinstance(given, (str, bytes, bytearray)):
         raise InvalidTypeError(f"{name} takes several elements, such as a list of them, not {type(given).__name__}")
+    refusal = f"{name} takes an iterable of elements that can be the keys of a dict, not this {type(given).__name__}"
     try:
-        return list(dict.fromkeys(given))
+        several = iter(given)
     except TypeError:
-        raise InvalidTypeError(
-            f"{name} takes an iterable of elements that can be the keys of a dict, not this {type(given).__name__}"
-        ) from None
+        raise InvalidTypeError(refusal) from None
+    elements = list(several)  # what a generator raises is its own affair
+    try:
+        return list(dict.fromkeys(elements))
+    except TypeError:
+        raise InvalidTypeError(refusal) from None
 
 
 def found_in(outcomes: Outcomes) -> dict[Any, Any]:
@@ -138,10 +149,14 @@ def found_in(outcomes: Outcomes) -> dict[Any, Any]:
         Exception: what the loader raised.
     """
     found = {}
-    for element, outcome in outcomes.items():
-        if type(outcome.error) is not Absent:
-            found[element] = outcome.unwrap()
-    return found
+    outcome: Outcome | None = None
+    try:
+        for element, outcome in outcomes.items():
+            if type(outcome.error) is not Absent:
+                found[element] = outcome.unwrap()
+        return found
+    finally:
+        del outcomes, outcome  # the traceback of an error refers to this frame
 
 
 def check_most(most: int | None) -> int | None:

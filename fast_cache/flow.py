@@ -1,19 +1,20 @@
 """What happens when local memory has no answer: the one copy of the procedure, for every kind of caller.
 
-Board the flight of the key; as its leader look in the store, capture the fence, call the function, and store the
-result only if nothing it depends on was invalidated meanwhile; as a follower wait. Written over a port and a store,
-it knows neither event loops nor threads nor drivers. Trouble in the store never reaches the caller: the function
-runs, and the trouble is counted and logged once.
+Board the flight of the key; as its leader look in the store, capture the fence (and the lease, where one process is to
+load for all), call the function, and store the result only if nothing it depends on was invalidated meanwhile; as a
+follower wait. Written over a port and a store, it knows neither event loops nor threads nor drivers. Trouble in the
+store never reaches the caller: the function runs, and the trouble is counted and logged once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from fast_cache.backends.store import Address, Store
 from fast_cache.background import Background
+from fast_cache.claim import capture, is_newer, release
 from fast_cache.entry import MISSING, NEVER, MissingType
 from fast_cache.errors import BackendError, EncodeError, LoadTimeout
 from fast_cache.freshness import Found, Freshness, Verdict
@@ -29,6 +30,9 @@ from fast_cache.watching import Detection
 _OVERDUE = 5
 """After how many times its ``hard_timeout`` a load is taken to hang."""
 
+_ELSEWHERE = 0.2
+"""For how many seconds a process leaves the refreshing to the one that it found at it."""
+
 _LAPS = 3
 """How often a follower whose flight was overtaken asks again before it loads by itself, without storing."""
 
@@ -39,7 +43,7 @@ class Call:
     ``detaches`` is asked whether the function may run behind its caller's back with these arguments.
     """
 
-    __slots__ = ("_detaches", "args", "background", "expire", "fn", "key", "kwargs", "logs", "policy", "stats")
+    __slots__ = ("_detaches", "args", "background", "expire", "fn", "key", "kwargs", "logs", "policy", "stats", "tags")
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class Call:
         stats: FunctionStats,
         background: Background,
         detaches: Callable[[tuple[Any, ...], dict[str, Any]], bool],
+        tags: tuple[str, ...] = (),
     ) -> None:
         self.key = key
         self.fn = fn
@@ -62,6 +67,7 @@ class Call:
         self.stats = stats
         self.background = background
         self._detaches = detaches
+        self.tags = tags
         self.logs: tuple[list[Detection], ...] = ()
 
     @property
@@ -112,12 +118,19 @@ async def answer(port: Port, store: Store, call: Call) -> Outcome:
         if not counted:
             counted = True
             call.stats.miss()
-        flight, leads = store.flights.board(call.key, port.gone())
+        if call.policy.lock is False:
+            flight, leads = store.flights.lone(call.key, port.gone()), True
+        else:
+            flight, leads = store.flights.board(call.key, port.gone())
         try:
             signal: Signal
             outcome: Outcome | None
             if leads and patience is None:  # the usual case, here for the sake of a memoised recursion: a frame less
-                signal, outcome, source = Signal.LEAD, await _lead(port, store, call, flight, spare), "call"
+                signal, outcome, source = (
+                    Signal.LEAD,
+                    await _lead(port, store, call, flight, spare),
+                    _source(store, flight),
+                )
             else:
                 signal, outcome, source = await _follow(port, store, call, flight, leads, spare, patience)
         finally:
@@ -161,7 +174,9 @@ async def _follow(
                 started = _start(port, store, call, flight, spare, urgent=True)
                 leads = not started
             if leads:
-                return Signal.LEAD, await _lead(port, store, call, flight, spare), "call"
+                left = None if patience is None else patience.left(spare)
+                within = call.policy.lock_timeout if left is None else min(call.policy.lock_timeout, left)
+                return Signal.LEAD, await _lead(port, store, call, flight, spare, within=within), _source(store, flight)
             signal = await port.wait(flights, flight, None if patience is None else patience.left(spare))
             if signal is not Signal.LEAD:
                 break
@@ -170,7 +185,7 @@ async def _follow(
             _overdue(port, store, call, flight)
             return signal, None, ""
         if started and flight.outcome is not None:
-            return signal, flight.outcome, "call"  # its own, whatever it means for others
+            return signal, flight.outcome, _source(store, flight)  # its own, whatever it means for others
         if signal is Signal.SETTLED and flight.outcome is not None:
             return signal, flight.outcome.for_follower(), "coalesced"
         return signal, None, ""
@@ -178,12 +193,20 @@ async def _follow(
         del flight  # as in _lead
 
 
+def _source(store: Store, flight: Flight) -> str:
+    """Where the leader of ``flight`` had its value from: another process may have loaded it meanwhile."""
+    return store.label if flight.found else "call"
+
+
 async def refresh(port: Port, store: Store, call: Call) -> Outcome:
     """Call the function whatever is stored, and store what it returns. Older loads in flight are fenced off."""
     flight = store.flights.supersede(call.key, port.gone())
     outcome = await _lead(port, store, call, flight, replace=True)
-    if (outcome.error is None or type(outcome.error) is Absent) and not flight.moved and not flight.stored:
-        await invalidate(port, store, call.key)  # there is something newer than what is stored
+    loaded = outcome.error is None or type(outcome.error) is Absent
+    # There is something newer than what is stored, unless it was that which fenced this load off. Another load does so
+    # too: until it has ended, and if it fails, the old value would contradict what is returned here.
+    if loaded and not flight.stored and (not flight.moved or store.flights.loads(call.key)):
+        await invalidate(port, store, call.key)
     try:
         return outcome
     finally:
@@ -204,10 +227,22 @@ async def invalidate(port: Port, store: Store, key: Address) -> bool:
     return removed
 
 
+async def invalidate_tags(port: Port, store: Store, tags: Sequence[str]) -> None:
+    """Let everything end that has one of ``tags``. Raises as little as :func:`invalidate` does."""
+    try:
+        await store.delete_tagged(port, tags)
+    except BackendError as error:
+        store.health.failed("delete", error)
+    else:
+        store.health.works("delete")
+
+
 async def _read(port: Port, store: Store, call: Call) -> Found | MissingType:
     freshness = call.policy.freshness
     try:
-        found = await store.read(port, call.key, call.policy.codec, soft=freshness.soft, count=freshness.hits > 0)
+        found = await store.read(
+            port, call.key, call.policy.codec, soft=freshness.soft, count=freshness.hits > 0, tags=call.tags
+        )
     except BackendError as error:
         store.health.failed("read", error)
         return MISSING
@@ -217,28 +252,50 @@ async def _read(port: Port, store: Store, call: Call) -> Found | MissingType:
 
 
 async def _lead(
-    port: Port, store: Store, call: Call, flight: Flight, seen: Found | None = None, *, replace: bool = False
+    port: Port,
+    store: Store,
+    call: Call,
+    flight: Flight,
+    seen: Found | None = None,
+    *,
+    replace: bool = False,
+    within: float | None = None,
+    yields: bool = False,
 ) -> Outcome:
-    """Load, store and settle; what was stored by others since ``seen`` was read spares the load."""
+    """Load, store and settle; what was stored by others since ``seen`` was read spares the load.
+
+    ``within`` is for how long a process that loads already is waited for, by default as long as the policy says. One
+    that ``yields`` does not wait and leaves what was ``seen`` to stand.
+    """
     flights, policy = store.flights, call.policy
     # All of it, because a condition, a weigher or a value that is copied may ask for the same key.
     with leading(flight):
         try:
-            ticket = None
+            ticket, free = None, True
             try:
-                found, ticket = await store.capture(
-                    port, call.key, policy.codec, soft=policy.freshness.soft, replace=replace
-                )
+                if policy.lock == "distributed":
+                    within = 0.0 if yields else policy.lock_timeout if within is None else within
+                    found, ticket, free = await capture(
+                        port, store, flight, policy, call.tags, seen, replace=replace, within=within
+                    )
+                else:
+                    found, ticket = await store.capture(
+                        port, call.key, policy.codec, soft=policy.freshness.soft, replace=replace, tags=call.tags
+                    )
             except BackendError as error:
                 store.health.failed("capture", error)
             else:
                 store.health.works("capture")
-                if found is not MISSING and found.fresh_for > (0.0 if seen is None else max(seen.fresh_for, 0.0)):
+                if is_newer(found, seen):
+                    flight.found = True
                     outcome = _outcome(found)  # stored by somebody else since this caller looked
-                    if flights.is_followed(flight):
-                        outcome.copies = store.copier(found.value, policy.codec)
+                    _divide(store, call, flight, outcome)
                     flights.settle(flight, outcome, Signal.OVERTAKEN if store.shared else Signal.SETTLED)
                     return outcome
+                if yields and not free and seen is not None:
+                    store.rest(call.key, _ELSEWHERE)
+                    flights.abandon(flight)
+                    return Outcome(seen.value)
             outcome = call.loaded(await port.call(call.fn, call.args, call.kwargs))
             keeping = (
                 policy.keeping(outcome.value) if outcome.error is None else policy.keeping_error(outcome.error, seen)
@@ -254,7 +311,8 @@ async def _lead(
             # A leader that is cancelled from here on has its value: the write and the followers must not suffer.
             await port.finish(
                 _end(port, store, call, flight, ticket, outcome, keeping),
-                at_end=partial(flights.settle, flight, outcome),
+                # If it never took its first step nothing was stored, and nothing is known of the fence.
+                at_end=partial(flights.settle, flight, outcome, Signal.OVERTAKEN),
             )
     try:
         return outcome
@@ -270,11 +328,10 @@ async def _end(
     """Store what was loaded, if it is to be kept and the fence stands, and tell the followers."""
     flights = store.flights
     signal = Signal.SETTLED
-    if store.shared:
-        flights.seal(flight)
     try:
-        if outcome.error is None and flights.is_followed(flight):
-            outcome.copies = store.copier(outcome.value, call.policy.codec)
+        if store.shared:
+            flights.seal(flight)  # before it is written
+            _divide(store, call, flight, outcome)
         stored = None
         if ticket is not None and keeping is Keeping.STORE:
             stored = await _write(port, store, call, flight, ticket, outcome)
@@ -285,8 +342,20 @@ async def _end(
                 signal = Signal.OVERTAKEN
         if keeping is Keeping.REMOVE and not flight.moved:
             await invalidate(port, store, flight.key)
+        if not store.shared:
+            _divide(store, call, flight, outcome)
+        if flight.lease is not None:
+            await release(port, store, flight)
     finally:
         flights.settle(flight, outcome, signal)
+
+
+def _divide(store: Store, call: Call, flight: Flight, outcome: Outcome) -> None:
+    """Let each of those who wait have an object of its own; who comes too late to be counted looks again."""
+    if outcome.error is None and not store.shares:
+        store.flights.seal(flight)
+        if store.flights.is_followed(flight):
+            outcome.copies = store.copier(outcome.value, call.policy.codec)
 
 
 async def _write(port: Port, store: Store, call: Call, flight: Flight, ticket: object, outcome: Outcome) -> bool | None:
@@ -296,7 +365,8 @@ async def _write(port: Port, store: Store, call: Call, flight: Flight, ticket: o
         return None
     try:
         value = outcome.value if outcome.error is None else Raised(outcome.error)
-        stored = await store.write(port, flight, ticket, value, call.policy.codec, life)
+        tags = (*call.tags, *(tag for tag in flight.mark.tags if tag not in call.tags))
+        stored = await store.write(port, flight, ticket, value, call.policy.codec, life, tags)
         if outcome.error is None:
             store.rested(call.key)
     except BackendError as error:
@@ -349,7 +419,7 @@ def _start(port: Port, store: Store, call: Call, flight: Flight, seen: Found | N
     waiting = [flight]  # taken out, because the traceback of an error leads back to the job
 
     async def job() -> None:
-        await _lead_alone(port, store, call, waiting.pop(), seen)
+        await _lead_alone(port, store, call, waiting.pop(), seen, yields=not urgent)
 
     def at_end() -> None:
         # Once begun it sees to its flight by itself, which may be another's by now.
@@ -372,9 +442,11 @@ def _refresh_behind(port: Port, store: Store, call: Call, seen: Found) -> None:
         store.flights.abandon(flight)
 
 
-async def _lead_alone(port: Port, store: Store, call: Call, flight: Flight, seen: Found | None) -> None:
+async def _lead_alone(
+    port: Port, store: Store, call: Call, flight: Flight, seen: Found | None, *, yields: bool
+) -> None:
     """A load that its caller does not wait for, or not to the end."""
-    outcome = await _lead(port, store, call, flight, seen)
+    outcome = await _lead(port, store, call, flight, seen, yields=yields)
     if outcome.error is not None and seen is not None and type(outcome.error) is not Absent:
         # Whatever was raised: callers are served, and the source must not be asked again by each of them.
         _rest(store, call, outcome.error)

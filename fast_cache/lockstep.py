@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from contextvars import Context, copy_context
 from typing import Any, ClassVar, Final, Generic, ParamSpec, TypeVar
 
@@ -35,9 +35,10 @@ _BYTES: Final = 8 * 2**20
 class Lockstep:
     """The port of calls that go in step; :meth:`run` drives them, over the port of their common caller."""
 
-    def __init__(self, port: BatchPort, load: LoadAll) -> None:
+    def __init__(self, port: BatchPort, load: LoadAll, most: int | None = None) -> None:
         self._port = port
         self._load = load
+        self._most = most
         self._starting: deque[_Start] = deque()
         self._full = False
 
@@ -52,6 +53,10 @@ class Lockstep:
     async def send(self, exchange: Exchange, packet: Sequence[Any]) -> list[Any]:
         replies: list[Any] = await _Send(exchange, packet)
         return replies
+
+    async def later(self, step: Callable[[Port], Awaitable[T]]) -> T:
+        result: T = await _Later(step)
+        return result
 
     async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         outcome: Outcome = await _Load(fn, led())
@@ -87,26 +92,21 @@ class Lockstep:
 
         If the caller is cancelled, each call learns of it as if it were alone.
         """
-        strands = [_Strand(call, copy_context()) for call in calls]
-        await self._drive(strands)
-        for strand in strands:
-            if strand.error is not None:
-                raise strand.error
-        return [strand.result for strand in strands]
-
-    async def _drive(self, strands: Sequence[_Strand[Any]]) -> None:
         places = Places(self.gone())
+        strands = [_Strand(call, copy_context(), places) for call in calls]
+        await self._drive(strands, places)
+        return [strand.take() for strand in strands]
+
+    async def _drive(self, strands: Sequence[_Strand[Any]], places: Places) -> None:
         try:
             for strand in strands:
                 strand.go()
             while asking := [strand for strand in strands if strand.asks is not None]:
                 self._launch()
-                self._queue(asking, places)
-                first = min((strand.asks for strand in asking), key=lambda step: step.rank)
-                await self._serve(type(first), [one for one in asking if type(one.asks) is type(first)], places)
+                kind = min({type(strand.asks) for strand in asking}, key=lambda kind: kind.rank)
+                await self._serve(kind, [strand for strand in asking if type(strand.asks) is kind], places)
         except BaseException as error:
-            for strand in strands:
-                strand.stop(error)
+            _stop(strands, error)
             raise
         finally:
             places.leave_all()
@@ -115,13 +115,13 @@ class Lockstep:
     async def _serve(self, kind: type[_Step], asking: list[_Strand[Any]], places: Places) -> None:
         if kind is _Send:
             await self._send(asking)
-        elif kind is _Do:
+        elif kind in (_Do, _Later):
             for strand in asking:
                 await self._do(strand)
         elif kind is _Finish:
             await self._finish(asking)
         elif kind is _Load:
-            await self._load_all(asking)
+            await self._load_all(asking[: self._most])
         else:
             await self._wait(asking, places)
 
@@ -150,14 +150,17 @@ class Lockstep:
     async def _finish(self, asking: list[_Strand[Any]]) -> None:
         steps = [strand.asks for strand in asking]
         # In contexts of their own, because they go on where their calls are cancelled.
-        inner = [_Strand(step.step, strand.context.copy()) for step, strand in zip(steps, asking, strict=True)]
+        places = Places(self.gone())
+        inner = [_Strand(step.step, strand.context.copy(), places) for step, strand in zip(steps, asking, strict=True)]
+        for step in steps:
+            step.begun = True
 
         def at_end() -> None:
             for strand, step in zip(inner, steps, strict=True):
                 strand.close()
                 step.at_end()
 
-        await self._port.finish(self._drive(inner), at_end)
+        await self._port.finish(self._drive(inner, places), at_end)
         for strand, ended in zip(asking, inner, strict=True):
             strand.go(ended.result, ended.error)
 
@@ -166,14 +169,9 @@ class Lockstep:
         marks = [mark for strand in asking for mark in strand.asks.led if mark not in around]
         with leading_all(marks):
             outcomes = await self._load(self._port, [strand.asks.element for strand in asking])
-        for strand, outcome in zip(asking, outcomes, strict=True):
-            strand.go(outcome)
-
-    def _queue(self, asking: list[_Strand[Any]], places: Places) -> None:
-        """Take places at once: whoever loads must know that it is followed, and by whom, before it has its result."""
+        outcomes.reverse()
         for strand in asking:
-            if type(strand.asks) is _Wait and strand.asks.place is None:
-                strand.asks.place = places.join(strand.asks.flights, strand.asks.flight)
+            strand.go(outcomes.pop())  # without a name: the traceback of an error may refer to this frame
 
     async def _wait(self, asking: list[_Strand[Any]], places: Places) -> None:
         if not self.can_wait():
@@ -244,12 +242,19 @@ class _Do(_Step):
 
 
 class _Finish(_Step):
-    __slots__ = ("at_end", "step")
+    __slots__ = ("at_end", "begun", "step")
     rank = 2
 
     def __init__(self, step: Coroutine[Any, Any, Any], at_end: Callable[[], None]) -> None:
         self.step = step
         self.at_end = at_end
+        self.begun = False
+
+    def give_up(self) -> None:
+        """The call goes no further. What was begun goes on without it; else it ends here."""
+        if not self.begun:
+            self.step.close()
+            self.at_end()
 
 
 class _Load(_Step):
@@ -261,12 +266,17 @@ class _Load(_Step):
         self.led = led
 
 
-class _Wait(_Step):
-    __slots__ = ("flight", "flights", "place", "until")
+class _Later(_Do):
+    __slots__ = ()
     rank = 4
 
+
+class _Wait(_Step):
+    __slots__ = ("flight", "flights", "place", "until")
+    rank = 5
+
     def __init__(self, flights: Flights, flight: Flight, until: float | None) -> None:
-        self.place: Place | None = None
+        self.place: Place
         self.flights = flights
         self.flight = flight
         self.until = until
@@ -291,10 +301,11 @@ class _Strand(Generic[T]):
     It has a context of its own, as a task has: what it leads is nothing that the others lead.
     """
 
-    __slots__ = ("_call", "asks", "context", "error", "result")
+    __slots__ = ("_call", "_places", "asks", "context", "error", "result")
 
-    def __init__(self, call: Coroutine[Any, Any, T], context: Context) -> None:
+    def __init__(self, call: Coroutine[Any, Any, T], context: Context, places: Places) -> None:
         self._call = call
+        self._places = places
         self.context = context
         self.asks: Any = None
         self.result: Any = None
@@ -312,22 +323,48 @@ class _Strand(Generic[T]):
             self.result = end.value
         except Exception as failure:
             self.error = failure
+        # At once: whoever loads must know that it is followed, and by whom, before it has its result.
+        if type(self.asks) is _Wait:
+            self.asks.place = self._places.join(self.asks.flights, self.asks.flight)
+
+    def take(self) -> T:
+        """What the call returned, or raised; nothing is kept of it, because its traceback may lead back here."""
+        result, self.result = self.result, None
+        error, self.error = self.error, None
+        try:
+            if error is not None:
+                raise error
+            taken: T = result
+            return taken
+        finally:
+            del error
 
     def stop(self, error: BaseException) -> None:
         """Go no further: the call is told, and may put things in order, but not ask for anything."""
-        if self.asks is None:
-            self.close()
-            return
+        asked = self.asks
         try:
-            self.go(error=error)
+            if asked is not None:
+                self.go(error=error)
         except BaseException as raised:
             if raised is not error:
                 raise
-        self.close()
+        finally:
+            if type(asked) is _Finish:
+                asked.give_up()
+            self.close()
 
     def close(self) -> None:
-        self.asks = None
+        asked, self.asks = self.asks, None
+        if type(asked) is _Finish:
+            asked.give_up()
         self.context.run(self._call.close)
+
+
+def _stop(strands: Sequence[_Strand[Any]], error: BaseException) -> None:
+    """Stop them all, whatever one of them raises."""
+    with ExitStack() as stopping:
+        for strand in reversed(strands):
+            stopping.callback(strand.stop, error)
 
 
 def _packets(asking: list[_Strand[Any]]) -> list[tuple[Exchange, list[_Strand[Any]]]]:

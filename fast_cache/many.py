@@ -29,10 +29,11 @@ from fast_cache.method import Binds
 from fast_cache.outcome import Absent, Outcome
 from fast_cache.policy import CachePolicy
 from fast_cache.ports import ASYNCIO, BLOCKING, BatchPort, run_blocking
+from fast_cache.single_flight import led
 from fast_cache.stats import Stats
 from fast_cache.wrapper import BYPASS_PARAMETER
 
-_PLAIN = (int, str, bool, float, bytes, type(None))
+_PLAIN = (int, str, bool, bytes, type(None))
 """What can be compared to tell whether two calls are alike; everything else has to be the same object."""
 
 
@@ -60,7 +61,13 @@ class Asked:
     def alike(self) -> Hashable:
         """What two calls have in common whose elements may be loaded together."""
         others = (*self._before, *self._after, *(part for item in sorted(self.kwargs.items()) for part in item))
-        return tuple((type(other), other if type(other) in _PLAIN else id(other)) for other in others)
+        return tuple((type(other), _comparable(other)) for other in others)
+
+
+def _comparable(argument: Any) -> Hashable:
+    if type(argument) is float:
+        return argument.hex()  # 0.0 equals -0.0
+    return argument if type(argument) in _PLAIN else id(argument)
 
 
 class ManyOperations(Operations):
@@ -140,8 +147,11 @@ class ManyOperations(Operations):
                 return run_blocking(self._outcomes(BLOCKING, store, asked.of(elements), answer))
 
             again = functools.partial(self._again, store)
-            outcome = self._thread_groups.answer((type(element), asked.alike()), element, run, again)
-        return default if type(outcome.error) is Absent else outcome.unwrap()
+            outcome = self._thread_groups.answer(self._alike(asked, element), element, run, again)
+        try:
+            return default if type(outcome.error) is Absent else outcome.unwrap()
+        finally:
+            del outcome  # the traceback of an error refers to this frame
 
     async def _get_suspending(self, asked: Asked, default: Any) -> Any:
         (element,) = asked.elements
@@ -156,12 +166,26 @@ class ManyOperations(Operations):
                 return await self._outcomes(ASYNCIO, store, asked.of(elements), answer)
 
             again = functools.partial(self._again, store)
-            outcome = await self._task_groups.answer((type(element), asked.alike()), element, run, again)
-        return default if type(outcome.error) is Absent else outcome.unwrap()
+            outcome = await self._task_groups.answer(self._alike(asked, element), element, run, again)
+        try:
+            return default if type(outcome.error) is Absent else outcome.unwrap()
+        finally:
+            del outcome  # the traceback of an error refers to this frame
+
+    def _alike(self, asked: Asked, element: Hashable) -> Hashable:
+        """What calls have in common that may be answered as one.
+
+        That they are made by the same loads too: what one of these waits for is then waited for by all.
+        """
+        watching: Hashable = None
+        if self.binding.is_watched:
+            open_ = self.binding.watching
+            watching = (open_.is_disabled(self.policy.namespace), *map(id, open_.logs()))
+        return type(element), asked.alike(), led(), watching
 
     def _again(self, store: Store, outcome: Outcome) -> Outcome:
-        """The outcome for one more caller: from a store that holds bytes each gets an object of its own."""
-        if store.local or outcome.error is not None:
+        """The outcome for one more caller: where values are copied or held as bytes each gets an object of its own."""
+        if outcome.error is not None:
             return outcome
         copy = store.copier(outcome.value, self.policy.codec)
         return outcome if copy is None else Outcome(copy())
@@ -191,8 +215,11 @@ class ManyOperations(Operations):
         )
         if calls:
             outcomes |= zip(calls, await batch.collect(port, store, calls, step), strict=True)
-        outcomes |= await batch.load_apart(port, [name for name, outcome in outcomes.items() if outcome is _NOT_YET])
-        return outcomes
+        outcomes |= await batch.load_apart(port, [name for name in outcomes if outcomes[name] is _NOT_YET])
+        try:
+            return outcomes
+        finally:
+            del outcomes  # the traceback of an error may refer to this frame
 
     def _at_a_glance(self, store: Store, asked: Asked, element: Hashable) -> Outcome | None:
         """What lies in local memory, and has nothing to be decided about."""

@@ -37,6 +37,9 @@ class Port(Protocol):
     async def send(self, exchange: Exchange, packet: Sequence[Any]) -> list[Any]:
         """Carry out ``exchange``; packets of several callers may travel as one."""
 
+    async def later(self, step: Callable[[Port], Awaitable[T]]) -> T:
+        """Carry out a step that waits for others, once the caller has done what others wait for."""
+
     async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         """Call the user's function. Its exceptions are an outcome; a cancellation passes through."""
 
@@ -79,6 +82,9 @@ class AsyncioPort:
 
     async def send(self, exchange: Exchange, packet: Sequence[Any]) -> list[Any]:
         return await exchange(self, packet)
+
+    async def later(self, step: Callable[[Port], Awaitable[T]]) -> T:
+        return await step(self)
 
     async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         began = monotonic()
@@ -134,7 +140,7 @@ class AsyncioPort:
 
     async def finish(self, step: Coroutine[Any, Any, T], at_end: Callable[[], None]) -> T:
         task = asyncio.get_running_loop().create_task(step)
-        for left in [task for task in self._finishing if task.get_loop().is_closed()]:
+        for left in [task for task in list(self._finishing) if task.get_loop().is_closed()]:
             self._finishing.discard(left)  # never to be finished
         self._finishing.add(task)
         task.add_done_callback(self._finishing.discard)
@@ -153,6 +159,9 @@ class BlockingPort:
 
     async def send(self, exchange: Exchange, packet: Sequence[Any]) -> list[Any]:
         return await exchange(self, packet)
+
+    async def later(self, step: Callable[[Port], Awaitable[T]]) -> T:
+        return await step(self)
 
     async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         began = monotonic()
@@ -268,7 +277,8 @@ class Places:
     def __init__(self, gone: Gone | None) -> None:
         self._gone = gone
         self._lock = threading.RLock()  # garbage collected in here may be a leader, whose lead is handed to us
-        self._taken: list[Place] = []
+        self._taken: dict[Place, None] = {}
+        self._awaited: set[Place] = set()
         self._waker: _TaskWaiter | _ThreadWaiter | None = None
 
     def join(self, flights: Flights, flight: Flight) -> Place:
@@ -276,7 +286,7 @@ class Places:
         place = Place(self, flights, flight, self._gone)
         signal = flights.enqueue(flight, place)
         if signal is None:
-            self._taken.append(place)
+            self._taken[place] = None
         else:
             place.signal = signal
         return place
@@ -284,7 +294,7 @@ class Places:
     def leave(self, place: Place) -> Signal | None:
         """Give up a place: the signal that came, and which is now to be followed, if one did."""
         if place in self._taken:
-            self._taken.remove(place)
+            del self._taken[place]
             place.flights.leave(place.flight, place)
         with self._lock:
             place.accepted = place.signal is Signal.LEAD
@@ -301,9 +311,10 @@ class Places:
         """In here the caller waits; false if there is nothing to wait for."""
         with self._lock:
             self._waker = waker
-            waits = not self._is_done()
+            self._awaited = {place for place in self._taken if place.signal is None}
+            leads = any(place.signal is Signal.LEAD for place in self._taken)
         try:
-            yield waits
+            yield bool(self._awaited) and not leads
         finally:
             with self._lock:
                 self._waker = None
@@ -312,15 +323,12 @@ class Places:
         """``place`` has a signal; false if it is a lead that is declined."""
         with self._lock:
             if self._waker is not None:
-                return not self._is_done() or self._waker.wake()
+                self._awaited.discard(place)
+                return (place.signal is not Signal.LEAD and bool(self._awaited)) or self._waker.wake()
             if place.signal is Signal.LEAD and not place.accepted:
                 place.signal = Signal.OVERTAKEN
                 return False
             return True
-
-    def _is_done(self) -> bool:
-        signals = [place.signal for place in self._taken]
-        return Signal.LEAD in signals or None not in signals
 
 
 class Place:

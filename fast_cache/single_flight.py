@@ -4,6 +4,9 @@ The first caller of a key leads; who comes while it loads follows. A flight ends
 settled (everyone gets the outcome), overtaken (an invalidation elsewhere refused its write: followers ask again),
 or abandoned (its leader was cancelled: exactly one follower takes the lead and loads with its own arguments).
 
+A flight that nobody may join, because its function does without coalescing, is *lone*: beside the table, and fenced
+like the others.
+
 The table is also the in-process fence. An invalidation marks the running flight as *moved* and takes it out of the
 table: what it loaded is still the answer for those who were waiting, is never stored, and nobody new may join.
 It is bounded by the number of calls in flight. Nothing here blocks or awaits: how a caller waits is its port's affair.
@@ -14,7 +17,7 @@ from __future__ import annotations
 import enum
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import Protocol
@@ -51,6 +54,13 @@ class Waiter(Protocol):
         """Wake the follower, from any thread; False if its event loop is closed and it will never run again."""
 
 
+class Lease(Protocol):
+    """What a store gives the leader of a flight, so that no other process loads meanwhile."""
+
+    def give_up(self) -> None:
+        """Let others have it, soon; from any thread, without waiting."""
+
+
 class Mark:
     """A load, as the code that it runs carries it about: what it waits for and what the code said about the result.
 
@@ -58,27 +68,57 @@ class Mark:
     for as long as they live.
     """
 
-    __slots__ = ("awaits", "expire", "skipped")
+    __slots__ = ("awaits", "expire", "skipped", "tags")
 
     def __init__(self) -> None:
         self.awaits: list[Mark] = []
         self.expire: float | None = None
         self.skipped = False
+        self.tags: dict[str, None] = {}
+
+    def forget(self) -> None:
+        """Forget what the code said."""
+        self.expire, self.skipped, self.tags = None, False, {}
+
+    def repeat(self, other: Mark) -> None:
+        """Say of this load what was said of another one."""
+        self.expire, self.skipped, self.tags = other.expire, other.skipped, dict(other.tags)
 
 
 class Flight:
     """One load in progress. Only :class:`Flights` changes it."""
 
-    __slots__ = ("_gone", "_late", "_waiters", "began", "ended", "key", "mark", "moved", "outcome", "sealed", "stored")
+    __slots__ = (
+        "_gone",
+        "_late",
+        "_waiters",
+        "began",
+        "ended",
+        "found",
+        "key",
+        "lease",
+        "lost",
+        "mark",
+        "moved",
+        "outcome",
+        "sealed",
+        "stored",
+    )
 
     def __init__(self, key: Hashable, gone: Gone | None = None) -> None:
         self.key = key
         self.moved = False
         self.stored = False
+        self.found = False
+        """Whether the leader found the value, stored by somebody else, and loaded nothing."""
+        self.lease: Lease | None = None
+        """What keeps other processes from loading: the store's to give. Leaders come and go; it stays to the end."""
         self.began: float | None = None
         self.ended: Signal | None = None
         self.outcome: Outcome | None = None
         self.mark = Mark()
+        self.lost: frozenset[str] = frozenset()
+        """The tags that were invalidated since the load began: a result that has one of them is not stored."""
         self.sealed = False
         self._waiters: deque[Waiter] = deque()
         self._late: deque[Waiter] = deque()
@@ -109,7 +149,8 @@ def led() -> tuple[Mark, ...]:
 @contextmanager
 def leading(flight: Flight) -> Iterator[None]:
     """Mark what runs inside as the load of ``flight``, so that waiting for itself is noticed."""
-    flight.mark.expire, flight.mark.skipped = None, False  # what a leader said that was cancelled is not its heir's
+    flight.mark.forget()  # what a leader said that was cancelled is not its heir's
+    flight.lost = frozenset()
     token = _led.set((*_led.get(), flight.mark))
     try:
         yield
@@ -121,16 +162,23 @@ def leading(flight: Flight) -> Iterator[None]:
 
 @contextmanager
 def leading_all(marks: Sequence[Mark]) -> Iterator[None]:
-    """Mark what runs inside as the load of several flights: what it says of its result is about each of theirs."""
+    """Mark what runs inside as the load of several flights: what it says of its result is about each of theirs.
+
+    One mark stands for all of them, and they wait for it: what runs inside carries about one more, not thousands.
+    """
     own = Mark()
-    token = _led.set((*_led.get(), *marks, own))
+    for mark in marks:
+        mark.awaits.append(own)  # without the lock: what waits for nothing yet closes no ring
+    token = _led.set((*_led.get(), own))
     try:
         yield
         for mark in marks:
-            mark.expire, mark.skipped = own.expire, own.skipped
+            mark.repeat(own)
     finally:
         with suppress(ValueError):
             _led.reset(token)
+        for mark in marks:
+            mark.awaits.remove(own)
 
 
 @contextmanager
@@ -151,14 +199,16 @@ class Flights:
         # Reentrant, because a collection of garbage in here may run code of the user's that asks the cache.
         self._lock = threading.RLock()
         self._table: dict[Hashable, Flight] = {}
+        self._lone: dict[Hashable, set[Flight]] = {}
 
     def forget(self) -> None:
         """After a fork: the leaders are threads of the parent, and one of them may hold the lock."""
         self._lock = threading.RLock()
         self._table = {}
+        self._lone = {}
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._table) + len(self._lone)
 
     def board(self, key: Hashable, gone: Gone | None = None) -> tuple[Flight, bool]:
         """Return the flight to be on for ``key``, and whether the caller leads it.
@@ -177,6 +227,13 @@ class Flights:
             self.abandon(lost)
         return flight, True
 
+    def lone(self, key: Hashable, gone: Gone | None = None) -> Flight:
+        """Lead a flight that nobody joins, whatever else is running."""
+        flight = Flight(key, gone)
+        with self._lock:
+            self._lone.setdefault(key, set()).add(flight)
+        return flight
+
     def supersede(self, key: Hashable, gone: Gone | None = None) -> Flight:
         """Lead a new flight whatever is running: what was under way must neither be joined nor stored."""
         with self._lock:
@@ -186,7 +243,7 @@ class Flights:
 
     def loads(self, key: Hashable) -> bool:
         """Whether a load of ``key`` is under way."""
-        return key in self._table
+        return key in self._table or key in self._lone
 
     def waiting(self, key: Hashable) -> int:
         """How many callers follow the flight of ``key``."""
@@ -243,6 +300,7 @@ class Flights:
                 waiter.signal = signal
             for waiter in late:
                 waiter.signal = Signal.OVERTAKEN if signal is Signal.SETTLED else signal
+        _give_up_lease(flight)
         for waiter in (*waiters, *late):
             waiter.wake()
 
@@ -256,19 +314,23 @@ class Flights:
                     # OVERTAKEN, so that whoever got hold of the flight a moment ago looks again.
                     flight.ended = Signal.OVERTAKEN
                     self._remove(flight)
-                    return
+                    break
                 heir = (flight._waiters or flight._late).popleft()
                 heir.signal = Signal.LEAD
                 flight.sealed = False
                 flight._gone = heir.gone
             if heir.wake():
                 return
+        _give_up_lease(flight)
 
     def supersede_if(self, flight: Flight) -> None:
         """Fence off ``flight`` if it is still the one under way: the next caller leads a new one."""
         with self._lock:
-            if self._table.get(flight.key) is flight:
-                self._detach(flight.key)
+            if flight.ended is not None:
+                return
+            flight.moved = True
+            self._remove(flight)
+        _give_up_lease(flight)
 
     def invalidate(self, key: Hashable) -> Flight | None:
         """Fence off the running load of ``key``: it will not be stored, and nobody joins it any more."""
@@ -279,23 +341,54 @@ class Flights:
         """Fence off every running load."""
         with self._lock:
             flights = list(self._table.values())
+            if self._lone:
+                flights += [flight for lone in self._lone.values() for flight in lone]
+                self._lone.clear()
             for flight in flights:
                 flight.moved = True
             self._table.clear()
-            return flights
+        for flight in flights:
+            _give_up_lease(flight)
+        return flights
+
+    def lose(self, tags: Iterable[str]) -> None:
+        """Fence off the loads whose results will have one of ``tags``.
+
+        Which these are is known when they end. So whoever comes from now on looks again then, with all of them.
+        """
+        lost = frozenset(tags)
+        with self._lock:
+            for flight in (*self._table.values(), *(flight for lone in self._lone.values() for flight in lone)):
+                flight.lost |= lost
+                flight.sealed = True
 
     def _detach(self, key: Hashable) -> Flight | None:
         flight = self._table.pop(key, None)
         if flight is not None:
             flight.moved = True
+        if self._lone:
+            for lone in self._lone.pop(key, ()):
+                lone.moved = True
         return flight
 
     def _remove(self, flight: Flight) -> None:
         if self._table.get(flight.key) is flight:
             del self._table[flight.key]
+        elif self._lone:
+            lone = self._lone.get(flight.key, set())
+            lone.discard(flight)
+            if not lone:
+                self._lone.pop(flight.key, None)
 
 
 _NO_LOCK = nullcontext()
+
+
+def _give_up_lease(flight: Flight) -> None:
+    """No load of ``flight`` is to be waited for by other processes any more."""
+    lease, flight.lease = flight.lease, None
+    if lease is not None:
+        lease.give_up()
 
 
 def _depends_on(mark: Mark, led: tuple[Mark, ...]) -> bool:
