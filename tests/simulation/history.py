@@ -88,6 +88,7 @@ class Load:
         "ended_at",
         "failed",
         "key",
+        "leased",
         "nothing",
         "number",
         "operation",
@@ -111,6 +112,8 @@ class Load:
         self.nothing = False
         """Whether it returns ``None``."""
         self.failed = False
+        self.leased = False
+        """Whether the flight that it is for has the lease of the key, as far as its process knows."""
 
     def answers(self, operation: Operation) -> bool:
         """Whether ``operation`` was under way before the load was over for everybody, so that it may have shared it."""

@@ -9,6 +9,7 @@
 5.  What is returned was loaded or set for that key: nothing is invented, ``None`` least of all. What is raised was
     raised by a load, or says that the caller has waited long enough.
 6.  Nothing is left behind.
+7.  Of the processes that have the lease of a key one loads it at a time, as long as nothing takes the lease from it.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ def leftovers(world: World) -> Iterator[str]:
             yield f"law 6: {process.name} has flights left: {list(process.store.flights._table)}"
         if process.link is not None and process.link.busy():
             yield f"law 6: {process.name} never gave back {process.link.busy()} connections"
+        if process.keeper is not None and len(process.keeper):
+            yield f"law 6: {process.name} holds {len(process.keeper)} leases and loads nothing"
         if isinstance(process.store, TenMethodStore) and process.store._writing:
             yield f"law 6: {process.name} still writes {list(process.store._writing)}"
 
@@ -78,11 +81,13 @@ class _Judge:
             yield from self._returned(operation)
 
     def loads(self) -> Iterator[str]:
-        """Law 3."""
+        """Laws 3 and 7."""
         world, history = self._world, self._history
         if world.plan.nests or len(history.loads) < 2:
             return  # a load that calls itself runs beside itself
-        loads = [load for load in history.loads.values() if load.operation.waits]
+        yield from self._leased_loads()
+        alone = {process.name for process in world.processes if process.policy.lock is False}
+        loads = [load for load in history.loads.values() if load.operation.waits and load.process not in alone]
         undisturbed = history.disturbances[0].number if history.disturbances else None
         for index, later in enumerate(loads):
             for earlier in loads[:index]:
@@ -93,6 +98,15 @@ class _Judge:
                         yield f"law 3: {later.process} loads {later.key} in {earlier.number} and {later.number} at once"
                 elif (undisturbed is None or later.began < undisturbed) and self._useless(earlier, later):
                     yield f"law 3: {later.process} had {later.key} from {earlier.number}, and loads again"
+
+    def _leased_loads(self) -> Iterator[str]:
+        loads = [load for load in self._history.loads.values() if load.leased]
+        for index, later in enumerate(loads):
+            for earlier in loads[:index]:
+                if earlier.key != later.key or earlier.process == later.process:
+                    continue
+                if (earlier.ended is None or earlier.ended > later.began) and not self._disturbed(earlier, later):
+                    yield f"law 7: {earlier.process} and {later.process} load {later.key} at once, both with its lease"
 
     def _disturbed(self, earlier: Load, later: Load) -> bool:
         since = min(earlier.operation.began, later.operation.began)

@@ -7,15 +7,18 @@ under many orders.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final, NamedTuple
 
 from fast_cache.freshness import Freshness
-from fast_cache.policy import CachePolicy
+from fast_cache.policy import CachePolicy, Lock
 from tests.simulation.history import Kind
 
 KEYS: Final = ("a", "b")
+
+LOCK_TIMEOUT: Final = 2.0
+"""Seconds: longer than a load takes, and than a lease of which the holder died."""
 
 
 class Backend(enum.Enum):
@@ -140,7 +143,7 @@ class Plan:
             f"{self.backend.value}, loss {self.loss}, failing loads {self.failures}, "
             f"max_load_time {self.max_load_time}" + "".join(f", {trait}" for trait, holds in traits.items() if holds)
         ]
-        lines += [f"p{index}: {policy.name}" for index, policy in enumerate(self.policies)]
+        lines += [f"p{index}: {policy.name}, lock {policy.lock}" for index, policy in enumerate(self.policies)]
         for actor in self.actors:
             steps = ", ".join(f"[{step.pause} s] {step.kind.value} {step.key}" for step in actor.steps)
             where = f"{actor.flavour.value} of p{actor.process}{', on its other loop' if actor.loop else ''}"
@@ -165,6 +168,9 @@ def draw(rng: Random) -> Plan:
     policies = [policy] * processes
     if processes > 1 and random() < 0.1:
         policies[-1] = POLICIES[below(len(POLICIES))]
+    drawn = random()
+    lock: Lock = "distributed" if drawn < 0.4 and backend is Backend.REDIS else False if drawn > 0.9 else "local"
+    policies = [replace(policy, lock=lock, lock_timeout=LOCK_TIMEOUT) for policy in policies]
     keys = 1 if random() < 0.75 else 2
     flavours, apart = random(), 0.0 if random() < 0.5 else 0.5
     actors = []

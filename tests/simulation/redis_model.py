@@ -23,7 +23,7 @@ from fast_cache.backends.redis.pool import Pool
 from fast_cache.errors import BackendUnavailable
 from fast_cache.ports import Port
 from tests.simulation.history import History
-from tests.simulation.scheduler import Scheduler, park
+from tests.simulation.scheduler import Scheduler, park, sleep
 
 PATIENCE: Final = 0.5
 """For how many seconds a client waits for the server."""
@@ -39,6 +39,7 @@ class Server:
         self._scheduler = scheduler
         self._history = history
         self._data: dict[bytes, tuple[bytes, int | None]] = {}
+        self._waiting: dict[bytes, list[Callable[[], None]]] = {}
         self.silent = False
         self.read_only = False
         self._commands: dict[Any, Callable[..., Reply]] = {
@@ -48,17 +49,25 @@ class Server:
             "PTTL": self._pttl,
             "PEXPIRE": self._pexpire,
             "EVAL": self._eval,
+            "XREAD": self._xread,
         }
         self._scripts: dict[Any, Callable[..., Reply]] = {
             layout._WRITE_IF_FENCED: self._write_if_fenced,
             layout._ANNOUNCE: self._announce,
             layout._PUT_IF_ANNOUNCED: self._put_if_announced,
+            layout._TAKE_LEASE: self._take_lease,
+            layout._EXTEND_LEASE: self._extend_lease,
+            layout._RELEASE_LEASE: self._release_lease,
         }
+
+    def wait(self, name: bytes, woken: Callable[[], None]) -> None:
+        """Call ``woken`` when something is added to the stream."""
+        self._waiting.setdefault(name, []).append(woken)
 
     def execute(self, command: Command, sender: object) -> Reply:
         """Carry out one command; an error is a reply like any other."""
         name, *arguments = command
-        if self.read_only and name not in ("GET", "PTTL"):
+        if self.read_only and name not in ("GET", "PTTL", "XREAD"):
             reply: Reply = ResponseError("READONLY You can't write against a read only replica.")
         else:
             reply = self._commands[name](*arguments)
@@ -69,6 +78,10 @@ class Server:
     def names(self) -> list[bytes]:
         """What is there."""
         return [name for name in list(self._data) if self._get(name) is not None]
+
+    def holds(self, name: bytes) -> bool:
+        """Whether a key is there."""
+        return self._get(name) is not None
 
     def forget(self, name: bytes) -> None:
         """Evict a key, as a full server does."""
@@ -83,6 +96,7 @@ class Server:
             return None
         if found[1] is not None and self._milliseconds() > found[1]:
             del self._data[name]
+            self._lost(name)
             return None
         return found[0]
 
@@ -103,7 +117,13 @@ class Server:
         there = [name for name in names if self._get(name) is not None]
         for name in there:
             del self._data[name]
+            self._lost(name)
         return len(there)
+
+    def _lost(self, name: bytes) -> None:
+        """Whoever had a lease has it no longer: another may load beside it."""
+        if b":l:" in name:
+            self._history.disturb(None, name[name.index(b"{") + 1 : -1].decode())
 
     def _pttl(self, name: bytes) -> int:
         if self._get(name) is None:
@@ -118,10 +138,13 @@ class Server:
         self._data[name] = (value, self._milliseconds() + milliseconds)
         return 1
 
+    def _xread(self, _: str, milliseconds: int, __: str, name: bytes, after: str) -> bytes | None:
+        return self._get(name)
+
     def _eval(self, script: str, count: int, *rest: Any) -> Reply:
         return self._scripts[script](*rest)
 
-    # The three scripts, line by line.
+    # The scripts, line by line.
 
     def _write_if_fenced(
         self, fence: bytes, name: bytes, counter: bytes, token: bytes, value: bytes, milliseconds: int
@@ -154,6 +177,29 @@ class Server:
             self._set(fence, rest, "KEEPTTL")
         else:
             self._del(fence)
+        return 1
+
+    def _take_lease(self, lease: bytes, wake: bytes, token: bytes, milliseconds: int) -> int:
+        holder, left = self._get(lease), self._pttl(lease)
+        if holder is not None and holder != token and left > 0:
+            return left
+        self._set(lease, token, "PX", milliseconds)
+        self._del(wake)
+        return 0
+
+    def _extend_lease(self, lease: bytes, token: bytes, milliseconds: int) -> int:
+        if self._get(lease) != token:
+            return 0
+        return self._pexpire(lease, milliseconds)
+
+    def _release_lease(self, lease: bytes, wake: bytes, token: bytes, milliseconds: int) -> int:
+        holder = self._get(lease)
+        if holder is not None and holder != token:
+            return 0
+        self._data.pop(lease, None)
+        self._set(wake, b"released", "PX", milliseconds)
+        for woken in self._waiting.pop(wake, ()):
+            self._scheduler.later(0.0, woken)
         return 1
 
 
@@ -212,7 +258,8 @@ class Connection:
             else:
                 exchange.arrive(0)
         if exchange.answer is None:
-            network.scheduler.wake_after(PATIENCE)
+            waits = sum(_blocks(command) for command in commands if command[0] == "XREAD")
+            network.scheduler.wake_after(PATIENCE + waits)
             await park()
         if exchange.answer is None:
             raise BackendUnavailable("Redis did not answer")
@@ -222,7 +269,7 @@ class Connection:
 class _Exchange:
     """A packet on its way there, and its replies on their way back."""
 
-    __slots__ = ("again", "answer", "commands", "done", "network", "replies", "sender")
+    __slots__ = ("_waited", "again", "answer", "commands", "done", "network", "replies", "sender")
 
     def __init__(self, network: Network, sender: object, commands: Sequence[Command]) -> None:
         self.network = network
@@ -230,6 +277,7 @@ class _Exchange:
         self.commands = commands
         self.replies: list[Reply] = []
         self.again = False
+        self._waited = False
         self.answer: list[Reply] | None = None
         self.done: Callable[[], None] | None = None
 
@@ -247,6 +295,9 @@ class _Exchange:
         count = len(self.commands)
         pauses = network.random() < 0.2
         for index in range(first, count):
+            if self.commands[index][0] == "XREAD" and not self._waited:
+                self._wait(index, _blocks(self.commands[index]))
+                return
             replies.append(network.server.execute(self.commands[index], self.sender))
             if pauses and index + 1 < count:
                 network.scheduler.later(0.0, partial(self.arrive, index + 1))
@@ -266,6 +317,23 @@ class _Exchange:
         else:
             self.reply()
 
+    def _wait(self, index: int, seconds: float) -> None:
+        """Keep the sender waiting, unless there is something already."""
+        network, name = self.network, self.commands[index][4]
+        assert isinstance(name, bytes)
+
+        def go_on() -> None:
+            if not self._waited:
+                self._waited = True
+                self.arrive(index)
+
+        if network.server.holds(name):
+            go_on()
+            return
+        self.tell("waits")
+        network.server.wait(name, go_on)
+        network.scheduler.later(seconds, go_on)
+
     def reply(self) -> None:
         assert self.done is not None
         self.answer = self.replies
@@ -277,14 +345,20 @@ class SimulatedLink(Link):
 
     def __init__(self, network: Network, layout: Layout, breaker: Breaker, sender: object) -> None:
         super().__init__(None, layout, breaker)  # type: ignore[arg-type]  # there is no target to connect to
-        self.pool = Pool(partial(network.connection, sender), keep=_CONNECTIONS, most=_CONNECTIONS, patience=PATIENCE)
+        make = partial(network.connection, sender)
+        few = Pool(make, keep=1, most=1, patience=PATIENCE)  # so that some have to look again and again
+        self.pool = Pool(make, keep=_CONNECTIONS, most=_CONNECTIONS, patience=PATIENCE, waiting=few)
 
     async def _pool_of_loop(self) -> Pool:
         return self.pool
 
     def busy(self) -> int:
         """Connections that were taken and not given back."""
-        return _CONNECTIONS - self.pool._free
+        assert self.pool.waiting is not None
+        return _CONNECTIONS - self.pool._free + 1 - self.pool.waiting._free
+
+    async def pause(self, port: Port, seconds: float) -> None:
+        await sleep(min(seconds, 0.1))
 
 
 async def converse(port: Port, connection: Connection, packed: Any, count: int, *, reused: bool) -> list[Reply]:
@@ -309,7 +383,15 @@ _SCRIPT_NAMES: Final = {
     layout._WRITE_IF_FENCED: "WRITE-IF-FENCED",
     layout._ANNOUNCE: "ANNOUNCE",
     layout._PUT_IF_ANNOUNCED: "PUT-IF-ANNOUNCED",
+    layout._TAKE_LEASE: "TAKE-LEASE",
+    layout._EXTEND_LEASE: "EXTEND-LEASE",
+    layout._RELEASE_LEASE: "RELEASE-LEASE",
 }
+
+
+def _blocks(command: Command) -> float:
+    """For how many seconds a command that waits may keep its sender waiting."""
+    return int(command[2]) / 1000
 
 
 def _shown(command: Command) -> str:

@@ -7,8 +7,9 @@ as an application writes its database and then invalidates; a load reads the ver
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from queue import SimpleQueue
 from random import Random
 from typing import Any, Final, TypeVar
 from unittest.mock import patch
@@ -16,7 +17,8 @@ from unittest.mock import patch
 from fast_cache.backends.base import CacheBackend
 from fast_cache.backends.memory import MemoryStore
 from fast_cache.backends.redis.breaker import Breaker
-from fast_cache.backends.redis.layout import Layout
+from fast_cache.backends.redis.keeper import HeldLease, Keeper
+from fast_cache.backends.redis.layout import EPOCH_LENGTH, Layout
 from fast_cache.backends.redis.store import RedisStore
 from fast_cache.backends.store import Address, CodecSource, Store
 from fast_cache.background import AtEnd, Background, Job
@@ -28,7 +30,7 @@ from fast_cache.once import Health
 from fast_cache.outcome import Outcome
 from fast_cache.policy import CachePolicy
 from fast_cache.ports import AsyncioPort, Port, _pass_on
-from fast_cache.single_flight import Flight, Flights, Gone, Signal
+from fast_cache.single_flight import Flight, Flights, Gone, Signal, innermost
 from fast_cache.stats import FunctionStats
 from tests.simulation import redis_model
 from tests.simulation.history import History, Kind, Load, Operation
@@ -37,6 +39,9 @@ from tests.simulation.redis_model import Network, Server, SimulatedLink, Tokens
 from tests.simulation.scheduler import BEGINNING, Endless, Scheduler, Task, park, sleep
 
 T = TypeVar("T")
+
+LEASE: Final = 0.5
+"""Seconds: shorter than many a load."""
 
 _BACKGROUND: Final = Background()
 _STATS: Final = FunctionStats()
@@ -231,34 +236,55 @@ class SimulatedMemory(MemoryStore):
         self._world = world
 
     async def read(
-        self, port: Port, key: Address, codec: CodecSource, *, soft: bool, count: bool = False
+        self,
+        port: Port,
+        key: Address,
+        codec: CodecSource,
+        *,
+        soft: bool,
+        count: bool = False,
+        tags: Sequence[str] = (),
     ) -> Found | MissingType:
         assert isinstance(port, SimulatedPort)
         await port.pause()
-        found = await super().read(port, key, codec, soft=soft, count=count)
+        found = await super().read(port, key, codec, soft=soft, count=count, tags=tags)
         await port.pause()
         return found
 
     async def capture(
-        self, port: Port, key: Address, codec: CodecSource, *, soft: bool, replace: bool
+        self,
+        port: Port,
+        key: Address,
+        codec: CodecSource,
+        *,
+        soft: bool,
+        replace: bool,
+        tags: Sequence[str] = (),
     ) -> tuple[Found | MissingType, object]:
         assert isinstance(port, SimulatedPort)
         await port.pause()
-        captured = await super().capture(port, key, codec, soft=soft, replace=replace)
+        captured = await super().capture(port, key, codec, soft=soft, replace=replace, tags=tags)
         await port.pause()
         return captured
 
     async def write(
-        self, port: Port, flight: Flight, ticket: object, value: Any, codec: CodecSource, life: Life
+        self,
+        port: Port,
+        flight: Flight,
+        ticket: object,
+        value: Any,
+        codec: CodecSource,
+        life: Life,
+        tags: Sequence[str] = (),
     ) -> bool:
         assert isinstance(port, SimulatedPort)
         await port.pause()
-        stored = await super().write(port, flight, ticket, value, codec, life)
+        stored = await super().write(port, flight, ticket, value, codec, life, tags)
         await port.pause()
         return stored
 
-    def put(self, key: Address, value: Any, life: Life, flight: Flight | None = None) -> bool:
-        stored = super().put(key, value, life, flight)
+    def put(self, key: Address, value: Any, life: Life, flight: Flight | None = None, tags: Sequence[str] = ()) -> bool:
+        stored = super().put(key, value, life, flight, tags)
         if stored:
             self._world.history.kept(value, life.fresh)
         return stored
@@ -327,6 +353,52 @@ class SlowDict(CacheBackend):
             raise StepError
 
 
+class SimulatedKeeper(Keeper):
+    """Extends and releases leases from a task of the scheduler, in the place of a thread."""
+
+    def __init__(self, world: World, process: Process, layout: Layout) -> None:
+        assert process.link is not None
+        super().__init__(process.link, layout, length=LEASE, longest=world.plan.max_load_time)
+        self._world = world
+        self._process = process
+        self._wake: Callable[[], None] | None = None
+
+    def hold(self, lease: HeldLease) -> None:
+        if _monotonic() - lease.asked > LEASE / 3:
+            # So slow was the answer: it may be over before it can be extended.
+            self._world.history.disturb(None, lease.key)
+        super().hold(lease)
+
+    def _extended(self, lease: HeldLease, reply: Any, asked: float) -> None:
+        if reply != 1 or _monotonic() - asked > LEASE / 3:
+            self._world.history.disturb(None, lease.key)
+        super()._extended(lease, reply, asked)
+
+    def give_up(self, lease: HeldLease) -> None:
+        self._world.history.disturb(None, lease.key)  # whoever loads under it may go on, beside the next
+        super().give_up(lease)
+
+    def _awake(self, *, at_once: bool = False) -> None:
+        super()._awake(at_once=at_once)
+        if at_once and self._wake is not None:
+            self._wake()
+
+    def _start(self, bell: SimpleQueue[bool]) -> None:
+        self._world.scheduler.spawn(self._process.name, self._keep(bell), "keeper", fixed=True)
+
+    async def _keep(self, bell: SimpleQueue[bool]) -> None:
+        scheduler = self._world.scheduler
+        while True:
+            pause = await self.round(ThreadPort(self._world, self._process))
+            if pause is None:
+                if self._idle(bell):
+                    return
+                continue
+            self._wake = scheduler.waker()
+            scheduler.wake_after(pause)
+            await park()
+
+
 class Process:
     """What one process has: a store, and callers."""
 
@@ -340,6 +412,7 @@ class Process:
         self.redis: RedisStore | None = None
         self.link: SimulatedLink | None = None
         self.breaker: Breaker | None = None
+        self.keeper: SimulatedKeeper | None = None
         self.dict: SlowDict | None = None
         self.store: Store = self._store()
         self.store.health = Witness(world, self.name)
@@ -360,10 +433,13 @@ class Process:
         if world.plan.backend is Backend.TEN_METHODS:
             self.dict = SlowDict(world, world.plan.loss)
             return self.dict.engine_store()
-        layout = Layout("sim", fence_ms=round(world.plan.max_load_time * 1000))
+        layout = Layout("sim", fence_ms=round(world.plan.max_load_time * 1000), lease_ms=round(LEASE * 1000))
         self.breaker = Breaker(_monotonic, probe_within=2 * redis_model.PATIENCE)
         self.link = SimulatedLink(world.network, layout, self.breaker, self.name)
-        self.redis = RedisStore("Redis", self.link, layout, self.breaker, longest=86_400.0, largest=1_000_000)
+        self.keeper = SimulatedKeeper(world, self, layout)
+        self.redis = RedisStore(
+            "Redis", self.link, layout, self.breaker, self.keeper, longest=86_400.0, largest=1_000_000
+        )
         return self.redis
 
 
@@ -565,6 +641,8 @@ class World:
         """The cached function: it reads the version at some moment, and returns the number of this load."""
         history, random = self.history, self.random
         load = history.begin_load(operation)
+        flight = process.store.flights._table.get(operation.key)
+        load.leased = flight is not None and flight.lease is not None and flight.mark is innermost()
         how = "is cancelled"
         try:
             await self._work(process, port, operation, load)
@@ -709,8 +787,11 @@ def virtual() -> Iterator[None]:
         "fast_cache.freshness.random": _Chance(),
         "fast_cache.flow.warn_once": _say_nothing,
         "fast_cache.backends.redis.link._converse": redis_model.converse,
+        "fast_cache.backends.redis.keeper.monotonic": _monotonic,
         "fast_cache.backends.redis.link.new_token": tokens,
         "fast_cache.backends.redis.store.new_token": tokens,
+        "fast_cache.backends.redis.link.new_epoch": lambda: tokens()[:EPOCH_LENGTH],
+        "fast_cache.backends.redis.store.new_epoch": lambda: tokens()[:EPOCH_LENGTH],
     }
     patches = [patch(name, replacement) for name, replacement in replaced.items()]
     for each in patches:
