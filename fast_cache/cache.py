@@ -23,15 +23,17 @@ from fast_cache.current import CurrentLoad
 from fast_cache.decorator import Done, Operations, decorate
 from fast_cache.durations import Duration, optional_seconds
 from fast_cache.errors import ConfigurationError, InvalidTypeError, NotInitialisedError
+from fast_cache.flow import invalidate_tags
 from fast_cache.http.identity import Planner, authorization_allowed
 from fast_cache.http.lifespan import bind_lifespan
 from fast_cache.http.refuse import refuse_generators
-from fast_cache.keys import KeyMaker, Twins, code_digest, resolve_hints
+from fast_cache.keys import KeyMaker, Twins, check_tags, code_digest, resolve_hints
 from fast_cache.loading import Loading
 from fast_cache.many import CachedMany, ManyOperations, element_of, values_of
 from fast_cache.method import place_of
 from fast_cache.once import warn_once
 from fast_cache.policy import CachePolicy
+from fast_cache.ports import ASYNCIO, BLOCKING, run_blocking
 from fast_cache.presets import Presets
 from fast_cache.serializers import schema_digest
 from fast_cache.stats import Stats
@@ -40,7 +42,7 @@ from fast_cache.watching import ALL, Detection
 
 if TYPE_CHECKING:
     from fast_cache.decorated import AsyncCached, AsyncCachedMany, Decorator, ManyDecorator, SyncCached, SyncCachedMany
-    from fast_cache.freshness import FreshnessOptions
+    from fast_cache.policy import LoadOptions
 
 _DRAIN: Final = 5.0
 """Seconds that an application which stops gives its refreshes to end."""
@@ -80,7 +82,8 @@ class Cache(Presets):
                 ``"5m"``); without it such entries never expire.
 
         Raises:
-            ConfigurationError: not an app, not a backend, or not a duration.
+            ConfigurationError: not an app, not a backend, or not a duration; or a decorated function asks for something
+                that the backend can't do, such as ``lock="distributed"``: then nothing has changed.
         """
         if not isinstance(app, FastAPI):
             raise InvalidTypeError(f"init_app takes the FastAPI application first, not a {type(app).__name__}")
@@ -129,8 +132,9 @@ class Cache(Presets):
         condition: Callable[[Any], Any] | None = None,
         shared: bool = False,
         integrity: bool = False,
+        tags: str | Iterable[str] | None = None,
         cache_errors: Mapping[type[Exception], Duration] | None = None,
-        **freshness: Unpack[FreshnessOptions],
+        **freshness: Unpack[LoadOptions],
     ) -> Decorator: ...
     @overload
     def cached(
@@ -144,8 +148,9 @@ class Cache(Presets):
         condition: Callable[[Any], Any] | None = None,
         shared: bool = False,
         integrity: bool = False,
+        tags: str | Iterable[str] | None = None,
         cache_errors: Mapping[type[Exception], Duration] | None = None,
-        **freshness: Unpack[FreshnessOptions],
+        **freshness: Unpack[LoadOptions],
     ) -> Decorator: ...
     def cached(  # type: ignore[misc]  # a function by position is decorated, one by name says how long
         self,
@@ -160,6 +165,7 @@ class Cache(Presets):
         *,
         expire: Any = None,
         integrity: bool = False,
+        tags: str | Iterable[str] | None = None,
         cache_errors: Mapping[type[Exception], Duration] | None = None,
         **freshness: Any,
     ) -> Any:
@@ -180,6 +186,8 @@ class Cache(Presets):
                 returns, so that after a change nothing is read that was written before. Of the functions that it calls
                 it knows nothing, and each version of Python has code of its own.
             shared: your word that an endpoint answers everyone alike whom its guards let in. Guards always run.
+            tags: names under which results can be invalidated together, templates over the arguments among them:
+                ``("user:{user_id}", "catalogue")``. See :meth:`invalidate_tags`.
             cache_errors: exceptions that are stored too, each type with its own lifetime, and raised again with a
                 traceback of their own: ``{LookupError: 5}``. Other exceptions never are.
             stale_while_revalidate: for how long after it has expired a result is still served while one refresh runs
@@ -200,6 +208,11 @@ class Cache(Presets):
             timeout: how long to wait for the function where a stale result could be served instead.
             hard_timeout: how long to wait at all; then :class:`LoadTimeout` is raised. The function goes on in both
                 cases, and what it returns is stored.
+            lock: who shares a load of the same arguments: ``"local"``, concurrent callers in this process (the
+                default); ``"distributed"``, those in all processes that share the backend, which must be a
+                :class:`RedisBackend`; ``False``, nobody: each caller who finds nothing runs the function.
+            lock_timeout: with ``lock="distributed"``: how long to wait for the load of another process; then the
+                function runs here too. 30 s.
 
         Raises:
             ConfigurationError: an option that can't work, or a generator function: its result can be read only once.
@@ -234,6 +247,7 @@ class Cache(Presets):
                 key_builder=key_builder,
                 kind=kind,
                 twins=self._twins,
+                tags=tags,
             )
             policy = options.of_function(
                 f"{function.__module__}.{function.__qualname__}",
@@ -261,8 +275,9 @@ class Cache(Presets):
         version: str | int | None = None,
         condition: Callable[[Any], Any] | None = None,
         integrity: bool = False,
+        tags: str | Iterable[str] | None = None,
         cache_errors: Mapping[type[Exception], Duration] | None = None,
-        **freshness: Unpack[FreshnessOptions],
+        **freshness: Unpack[LoadOptions],
     ) -> ManyDecorator: ...
     def cached_many(  # type: ignore[misc]  # mypy does not match unpacked options with themselves
         self,
@@ -279,8 +294,9 @@ class Cache(Presets):
         version: str | int | None = None,
         condition: Callable[[Any], Any] | None = None,
         integrity: bool = False,
+        tags: str | Iterable[str] | None = None,
         cache_errors: Mapping[type[Exception], Duration] | None = None,
-        **freshness: Unpack[FreshnessOptions],
+        **freshness: Unpack[LoadOptions],
     ) -> Any:
         """Cache a function that loads many, each element by itself: it takes several ids, and returns a dict of those
         that it found.
@@ -296,7 +312,7 @@ class Cache(Presets):
             window: for how long ``get`` waits for other calls, to load their elements together (seconds or another
                 duration). Calls are grouped that agree in all other arguments.
             max_batch: with how many elements the function is called at most, and a group is full.
-            key_builder, namespace, key, version, integrity: as in :meth:`cached`, for each element.
+            key_builder, namespace, key, version, integrity, tags: as in :meth:`cached`, for each element.
 
         Raises:
             ConfigurationError: an option that can't work, or a function whose first parameter can't be the elements.
@@ -315,6 +331,7 @@ class Cache(Presets):
                 key_builder=key_builder,
                 kind=kind,
                 twins=self._twins,
+                tags=tags,
             )
             policy = options.of_function(f"{function.__module__}.{function.__qualname__}", lambda: values_of(function))
             operations = ManyOperations(function, make_keys, policy, self._binding, window=window, max_batch=max_batch)
@@ -329,6 +346,20 @@ class Cache(Presets):
             freshness=freshness,
         )
         return decorator if fn is None else decorator(fn)
+
+    def invalidate_tags(self, *tags: str) -> None:
+        """Let everything end that has one of ``tags``, at once and however much it is; loads under way are fenced off.
+
+        A store that can't be told now is told before it is asked for anything else.
+
+        Raises:
+            ConfigurationError: no tag, or one that is empty or too long.
+        """
+        run_blocking(invalidate_tags(BLOCKING, self._binding.store, check_tags(tags)))
+
+    async def ainvalidate_tags(self, *tags: str) -> None:
+        """The same, awaiting a store that is not local memory."""
+        await invalidate_tags(ASYNCIO, self._binding.store, check_tags(tags))
 
     @contextmanager
     def disabled(self, namespace: str | None = None) -> Iterator[None]:
@@ -367,9 +398,10 @@ class Cache(Presets):
         loader: Callable[[], T],
         expire: Duration | Callable[..., Duration | None] | None = None,
         *,
+        tags: str | Iterable[str] | None = None,
         condition: Callable[[Any], Any] | None = None,
         cache_errors: Mapping[type[Exception], Duration] | None = None,
-        **freshness: Unpack[FreshnessOptions],
+        **freshness: Unpack[LoadOptions],
     ) -> T:
         """Return what is stored under ``key``, or call ``loader``, store what it returns, and return it.
 
@@ -379,12 +411,13 @@ class Cache(Presets):
         Args:
             key: as in :meth:`CacheBackend.get`, which finds the value.
             loader: a plain function without arguments.
+            tags: names under which the value can be invalidated with others.
             expire, condition, cache_errors, freshness: as in :meth:`cached`.
 
         Raises:
             ConfigurationError: an option that can't work.
         """
-        result: T = self._loading.load(key, loader, _options(expire, condition, cache_errors, freshness))
+        result: T = self._loading.load(key, loader, _options(expire, condition, cache_errors, tags, freshness))
         return result
 
     @overload
@@ -394,9 +427,10 @@ class Cache(Presets):
         loader: Callable[[], Awaitable[T]],
         expire: Duration | Callable[..., Duration | None] | None = None,
         *,
+        tags: str | Iterable[str] | None = None,
         condition: Callable[[Any], Any] | None = None,
         cache_errors: Mapping[type[Exception], Duration] | None = None,
-        **freshness: Unpack[FreshnessOptions],
+        **freshness: Unpack[LoadOptions],
     ) -> T: ...
     @overload
     async def aget_or_set(
@@ -405,9 +439,10 @@ class Cache(Presets):
         loader: Callable[[], T],
         expire: Duration | Callable[..., Duration | None] | None = None,
         *,
+        tags: str | Iterable[str] | None = None,
         condition: Callable[[Any], Any] | None = None,
         cache_errors: Mapping[type[Exception], Duration] | None = None,
-        **freshness: Unpack[FreshnessOptions],
+        **freshness: Unpack[LoadOptions],
     ) -> T: ...
     async def aget_or_set(
         self,
@@ -415,12 +450,13 @@ class Cache(Presets):
         loader: Callable[[], Any],
         expire: Duration | Callable[..., Duration | None] | None = None,
         *,
+        tags: str | Iterable[str] | None = None,
         condition: Callable[[Any], Any] | None = None,
         cache_errors: Mapping[type[Exception], Duration] | None = None,
-        **freshness: Unpack[FreshnessOptions],
+        **freshness: Unpack[LoadOptions],
     ) -> Any:
         """The same, awaiting; ``loader`` may be an ``async def`` or a plain function."""
-        return await self._loading.aload(key, loader, _options(expire, condition, cache_errors, freshness))
+        return await self._loading.aload(key, loader, _options(expire, condition, cache_errors, tags, freshness))
 
     def many(
         self,
@@ -429,9 +465,10 @@ class Cache(Presets):
         expire: Duration | Callable[..., Duration | None] | None = None,
         *,
         missing_expire: Duration | None = None,
+        tags: str | Iterable[str] | None = None,
         condition: Callable[[Any], Any] | None = None,
         cache_errors: Mapping[type[Exception], Duration] | None = None,
-        **freshness: Unpack[FreshnessOptions],
+        **freshness: Unpack[LoadOptions],
     ) -> dict[str, T]:
         """Return what is stored under ``keys``, and what ``loader`` finds of those that are missing.
 
@@ -442,12 +479,13 @@ class Cache(Presets):
             keys: as in :meth:`CacheBackend.get`, which finds each value.
             loader: a plain function of a list of keys, that returns a dict of those it found.
             missing_expire: for how long it is remembered that nothing was found of a key; by default it is not.
+            tags: those of each value.
             expire, condition, cache_errors, freshness: as in :meth:`cached`, for each key.
 
         Raises:
             ConfigurationError: an option that can't work.
         """
-        options = _options(expire, condition, with_missing(cache_errors, missing_expire), freshness)
+        options = _options(expire, condition, with_missing(cache_errors, missing_expire), tags, freshness)
         return self._loading.load_many(keys, loader, options)
 
     @overload
@@ -458,9 +496,10 @@ class Cache(Presets):
         expire: Duration | Callable[..., Duration | None] | None = None,
         *,
         missing_expire: Duration | None = None,
+        tags: str | Iterable[str] | None = None,
         condition: Callable[[Any], Any] | None = None,
         cache_errors: Mapping[type[Exception], Duration] | None = None,
-        **freshness: Unpack[FreshnessOptions],
+        **freshness: Unpack[LoadOptions],
     ) -> dict[str, T]: ...
     @overload
     async def amany(
@@ -470,9 +509,10 @@ class Cache(Presets):
         expire: Duration | Callable[..., Duration | None] | None = None,
         *,
         missing_expire: Duration | None = None,
+        tags: str | Iterable[str] | None = None,
         condition: Callable[[Any], Any] | None = None,
         cache_errors: Mapping[type[Exception], Duration] | None = None,
-        **freshness: Unpack[FreshnessOptions],
+        **freshness: Unpack[LoadOptions],
     ) -> dict[str, T]: ...
     async def amany(
         self,
@@ -481,12 +521,13 @@ class Cache(Presets):
         expire: Any = None,
         *,
         missing_expire: Duration | None = None,
+        tags: str | Iterable[str] | None = None,
         condition: Callable[[Any], Any] | None = None,
         cache_errors: Mapping[type[Exception], Duration] | None = None,
-        **freshness: Unpack[FreshnessOptions],
+        **freshness: Unpack[LoadOptions],
     ) -> Any:
         """The same, awaiting; ``loader`` may be an ``async def`` or a plain function."""
-        options = _options(expire, condition, with_missing(cache_errors, missing_expire), freshness)
+        options = _options(expire, condition, with_missing(cache_errors, missing_expire), tags, freshness)
         return await self._loading.aload_many(keys, loader, options)
 
     def warmup(
@@ -525,8 +566,8 @@ class Cache(Presets):
         return await awarm(lambda key, loader: self.aget_or_set(key, loader, expire), loaders, concurrency, progress)
 
     def _bind(self, backend: CacheBackend, default_expire: float | None) -> None:
-        self._backend = backend
         self._binding.bind(backend.engine_store(), default_expire)
+        self._backend = backend
 
     def _admits(self, request: HTTPConnection, operations: Operations) -> bool:
         """Whether the answer to ``request`` may come from the cache: everything that identifies it is in the key."""
@@ -571,8 +612,14 @@ def _with_integrity(function: Callable[..., Any], version: str | int | None) -> 
     return f"{1 if version is None else version}+{code_digest(function)}{schema_digest(returned)}"
 
 
-def _options(expire: Any, condition: Any, cache_errors: Any, freshness: Any) -> dict[str, Any]:
-    return {"expire": expire, "condition": condition, "cache_errors": cache_errors, "freshness": freshness}
+def _options(expire: Any, condition: Any, cache_errors: Any, tags: Any, freshness: Any) -> dict[str, Any]:
+    return {
+        "expire": expire,
+        "condition": condition,
+        "cache_errors": cache_errors,
+        "tags": tags,
+        "freshness": freshness,
+    }
 
 
 def _described(value: object) -> str:

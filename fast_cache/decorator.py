@@ -90,14 +90,16 @@ class Operations:
         store, keys = self.binding.store, self.keys
         inputs = keys.explain(args, kwargs)
         address: Hashable | None
+        tags: tuple[str, ...] = ()
         try:
             key: str | None = keys.key(args, kwargs)
+            tags = keys.tags(args, kwargs)
             address = self._address(store, keys, args, kwargs)
         except UnkeyableError:
             key = address = None
         if self.suspends:
-            return explain(ASYNCIO, store, self.policy, address, key, inputs)
-        return run_blocking(explain(BLOCKING, store, self.policy, address, key, inputs))
+            return explain(ASYNCIO, store, self.policy, address, key, inputs, tags)
+        return run_blocking(explain(BLOCKING, store, self.policy, address, key, inputs, tags))
 
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
         store = self.binding.store
@@ -196,6 +198,7 @@ class Operations:
             return None
         try:
             address = text if text is not None else self._address(store, keys, args, kwargs)
+            tags = keys.tags(args, kwargs) if keys.has_tags else ()
         except Exception as error:
             self._unkeyed(error, args, kwargs)
             return None
@@ -211,6 +214,7 @@ class Operations:
             self.counted,
             binding.background,
             detaches,
+            tags,
         )
         if watched:
             call.logs = binding.watching.logs()

@@ -10,7 +10,7 @@ from fast_cache.backends.store import Address, Store
 from fast_cache.entry import MISSING, NEVER
 from fast_cache.errors import BackendError
 from fast_cache.freshness import LASTING
-from fast_cache.outcome import Raised
+from fast_cache.outcome import Absent, Raised
 from fast_cache.policy import CachePolicy
 from fast_cache.ports import Port
 
@@ -33,7 +33,10 @@ class Explanation:
         load_time: how long the value took to compute, in seconds, where that is known.
         loading: whether it is being computed in this process, and
         waiting: how many callers wait for that.
-        resting: whether the function failed a moment ago and is left in peace.
+        resting: whether the function failed a moment ago and is left in peace, or another process loads.
+        lease: for how many seconds some process has the lease of the key (``lock="distributed"``), which it extends
+            while it loads; ``None`` if nobody has it.
+        tags: those that ``tags=`` gives it.
     """
 
     key: str | None
@@ -46,6 +49,8 @@ class Explanation:
     loading: bool = False
     waiting: int = 0
     resting: bool = field(default=False)
+    lease: float | None = None
+    tags: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{item.name}: {_shown(getattr(self, item.name))}" for item in fields(self)]
@@ -53,10 +58,22 @@ class Explanation:
 
 
 async def explain(
-    port: Port, store: Store, policy: CachePolicy, address: Address | None, key: str | None, inputs: Mapping[str, str]
+    port: Port,
+    store: Store,
+    policy: CachePolicy,
+    address: Address | None,
+    key: str | None,
+    inputs: Mapping[str, str],
+    tags: tuple[str, ...],
 ) -> Explanation:
     """Look at what a call would meet, and change nothing."""
-    known: dict[str, Any] = {"key": key, "inputs": inputs, "options": _options(policy), "backend": store.label}
+    known: dict[str, Any] = {
+        "key": key,
+        "inputs": inputs,
+        "options": _options(policy),
+        "backend": store.label,
+        "tags": tags,
+    }
     if address is None or not store.caches:
         return Explanation(**known, answer="uncached")
     flights = store.flights
@@ -66,7 +83,9 @@ async def explain(
         "resting": store.rests(address),
     }
     try:
-        found = await store.read(port, address, policy.codec, soft=True)
+        found = await store.read(port, address, policy.codec, soft=True, tags=tags)
+        if policy.lock == "distributed":
+            known["lease"] = await store.lease_left(port, address)
     except BackendError:
         return Explanation(**known, answer="unavailable")
     if found is MISSING:
@@ -86,8 +105,15 @@ def _options(policy: CachePolicy) -> dict[str, Any]:
         value = getattr(policy.freshness, item.name)
         if value != getattr(LASTING, item.name):
             options[item.name] = value
-    if policy.cache_errors:
-        options["cache_errors"] = {kind.__name__: lifetime for kind, lifetime in policy.cache_errors}
+    errors = dict(policy.cache_errors)
+    if Absent in errors:
+        options["missing_expire"] = errors.pop(Absent)
+    if errors:
+        options["cache_errors"] = {kind.__name__: lifetime for kind, lifetime in errors.items()}
+    if policy.lock != CachePolicy.lock:
+        options["lock"] = policy.lock
+    if policy.lock_timeout != CachePolicy.lock_timeout:
+        options["lock_timeout"] = policy.lock_timeout
     for name in ("condition", "namespace", "shared"):
         if getattr(policy, name):
             options[name] = getattr(policy, name)
@@ -97,4 +123,6 @@ def _options(policy: CachePolicy) -> dict[str, Any]:
 def _shown(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} = {item}" for name, item in value.items()) or "none"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
     return f"{value:.3f} s" if isinstance(value, float) else str(value)

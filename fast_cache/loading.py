@@ -18,7 +18,7 @@ from fast_cache.binding import Binding
 from fast_cache.entry import MAX_VISITS, MISSING, MissingType
 from fast_cache.errors import InvalidTypeError
 from fast_cache.flow import Call, answer
-from fast_cache.keys import address_of, outlive_request
+from fast_cache.keys import address_of, check_tags, outlive_request
 from fast_cache.outcome import Outcome
 from fast_cache.policy import CachePolicy
 from fast_cache.ports import ASYNCIO, BLOCKING, BatchPort, run_blocking
@@ -47,10 +47,12 @@ class Loading:
         value = self._glance(store, key)
         if value is not MISSING:
             return value
+        tags = _tags(options)
         policy = self._policy(loader, options)
+        policy.check(store)
         if not self._caches(store):
             return loader()
-        return run_blocking(answer(BLOCKING, store, self._call(store, key, loader, policy))).unwrap()
+        return run_blocking(answer(BLOCKING, store, self._call(store, key, loader, policy, tags))).unwrap()
 
     async def aload(self, key: str, loader: Loader, options: dict[str, Any]) -> Any:
         """The same, awaiting what ``loader`` returns."""
@@ -58,11 +60,13 @@ class Loading:
         value = self._glance(store, key)
         if value is not MISSING:
             return value
+        tags = _tags(options)
         policy = self._policy(loader, options)
+        policy.check(store)
         if not self._caches(store):
             result = loader()
             return await result if inspect.isawaitable(result) else result
-        return (await answer(ASYNCIO, store, self._call(store, key, loader, policy))).unwrap()
+        return (await answer(ASYNCIO, store, self._call(store, key, loader, policy, tags))).unwrap()
 
     def load_many(self, keys: Iterable[str], loader: ManyLoader, options: dict[str, Any]) -> dict[str, Any]:
         """Answer for each key from the cache, and for what is missing by calling ``loader``."""
@@ -80,6 +84,7 @@ class Loading:
         if not callable(loader):
             raise InvalidTypeError(f"the loader must be a function of a list of keys, not a {type(loader).__name__}")
         store = self._binding.store
+        tags = _tags(options)
         policy = self._policy(loader, options)
         outcomes: Outcomes = {}
         calls: dict[Hashable, Call] = {}
@@ -91,10 +96,13 @@ class Loading:
             value = self._glance(store, key)
             outcomes[key] = Outcome(value)
             if value is MISSING:
-                calls[key] = self._call(store, key, loader, policy, ElementCall)
+                calls[key] = self._call(store, key, loader, policy, tags, ElementCall)
         if calls:
             outcomes |= zip(calls, await batch.collect(port, store, calls), strict=True)
-        return outcomes
+        try:
+            return outcomes
+        finally:
+            del outcomes  # the traceback of an error may refer to this frame
 
     def _glance(self, store: Store, key: Any) -> Any | MissingType:
         """The hit path: what lies in local memory, and has nothing to be decided about."""
@@ -113,13 +121,28 @@ class Loading:
         return store.caches and not (self._binding.is_watched and self._binding.watching.is_disabled(None))
 
     def _call(
-        self, store: Store, key: Any, loader: Callable[..., Any], policy: CachePolicy, kind: type[Call] = Call
+        self,
+        store: Store,
+        key: Any,
+        loader: Callable[..., Any],
+        policy: CachePolicy,
+        tags: tuple[str, ...],
+        kind: type[Call] = Call,
     ) -> Call:
         check_key(key)
         address: Address = address_of(key) if store.local else key
         binding = self._binding
         call = kind(
-            address, loader, (), {}, policy, binding.default_expire, store.direct, binding.background, _detaches(loader)
+            address,
+            loader,
+            (),
+            {},
+            policy,
+            binding.default_expire,
+            store.direct,
+            binding.background,
+            _detaches(loader),
+            tags,
         )
         if binding.is_watched:
             call.logs = binding.watching.logs()
@@ -129,10 +152,12 @@ class Loading:
         if not callable(loader):
             raise InvalidTypeError(f"the loader must be a function without arguments, not a {type(loader).__name__}")
         name = getattr(loader, "__qualname__", type(loader).__name__)
-        if not _holds_nothing(options):
+        given = {**options, **options["freshness"]}
+        del given["freshness"]
+        if not _holds_nothing(given):
             return _make_policy(name, options)
         try:
-            memo = (name, *options.items())
+            memo = (name, *((option, type(value), value) for option, value in given.items()))
             known = self._policies.get(memo)
         except TypeError:  # an option that has no hash
             return _make_policy(name, options)
@@ -141,6 +166,12 @@ class Loading:
             if len(self._policies) > _POLICIES:
                 self._policies.popitem(last=False)
         return known
+
+
+def _tags(options: dict[str, Any]) -> tuple[str, ...]:
+    """The tags among the options, which are none of the policy's."""
+    tags = options.pop("tags")
+    return () if tags is None else check_tags(tags)
 
 
 def _make_policy(name: str, options: dict[str, Any]) -> CachePolicy:

@@ -24,15 +24,22 @@ README = ROOT / "README.md"
 CHART = Path(".github/benchmarks.svg")
 TRACES = ROOT.parent / "shared" / "traces"
 
-SURVIVAL = "survival"
-
 SCENARIOS: dict[str, Callable[[Options], Iterator[Table]]] = {
     "memory_hit": memory_hit.run,
     "hit_ratio": hit_ratio.run,
     "memory_use": memory_use.run,
     "expiry": expiry.run,
-    SURVIVAL: survival.run,
+    "survival": survival.run,
 }
+
+APART = {
+    "expiry": "Measured by `make bench ARGS=expiry`: what callers wait around the expiry of a value.",
+    "survival": (
+        "Observed by `make bench ARGS=survival`: each scenario is done to each library in a process of its own, with a "
+        "Redis of its own where it takes one."
+    ),
+}
+"""Scenarios with a block of the README for themselves, which may be published alone; and what is said above it."""
 
 CHARTED = 2
 """The chart shows the first tables only: the decorated calls, sync and async."""
@@ -53,18 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = [name for name in chosen.scenarios if name not in SCENARIOS]
     if unknown:
         parser.error(f"no such scenario: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
-    if chosen.write_readme and (chosen.quick or chosen.scenarios not in ([], [SURVIVAL])):
-        parser.error(f"--write-readme publishes a full run: leave out the names (or name {SURVIVAL}) and --quick")
+    if chosen.write_readme and (chosen.quick or not APART.keys() >= set(chosen.scenarios)):
+        parser.error(f"--write-readme publishes a full run: leave out --quick, and the names but {', '.join(APART)}")
     if is_busy():
         print("This machine is busy with other things: figures will be too high, those of slow contenders most.\n")
     tables: list[Table] = []
-    survived: list[Table] = []
+    apart: dict[str, list[Table]] = {}
     skipped: list[str] = []
     for name in chosen.scenarios or SCENARIOS:
         try:
             for table in SCENARIOS[name](Options(quick=chosen.quick, traces=chosen.traces)):
                 print(table.as_text(), flush=True)
-                (survived if name == SURVIVAL else tables).append(table)
+                (apart.setdefault(name, []) if name in APART else tables).append(table)
         except Skipped as reason:
             print(f"{name} is skipped: {reason}\n", flush=True)
             skipped.append(name)
@@ -74,8 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if skipped:
         print(f"README.md is left as it is, because {', '.join(skipped)} was skipped", file=sys.stderr)
         return 1
-    if survived:
-        publish_survival(survived, README)
+    for name, own in apart.items():
+        publish_apart(name, own, README)
     if tables:
         publish(tables, README, ROOT / CHART)
     return 0
@@ -108,14 +115,10 @@ def publish(tables: Sequence[Table], readme: Path, chart: Path) -> None:
     chart.write_text(draw(tables[:CHARTED]), encoding="utf-8")
 
 
-def publish_survival(tables: Sequence[Table], readme: Path) -> None:
-    """Write the README's block of who survives what."""
-    introduction = (
-        "Observed by `make bench ARGS=survival`: each scenario is done to each library in a process of its own, with a "
-        "Redis of its own where it takes one."
-    )
-    text = "\n\n".join([introduction, *(table.as_markdown().strip() for table in tables), surroundings()])
-    readme.write_text(rewrite(readme.read_text(encoding="utf-8"), text, SURVIVAL), encoding="utf-8")
+def publish_apart(name: str, tables: Sequence[Table], readme: Path) -> None:
+    """Write the README's block of one scenario."""
+    text = "\n\n".join([APART[name], *(table.as_markdown().strip() for table in tables), surroundings()])
+    readme.write_text(rewrite(readme.read_text(encoding="utf-8"), text, name), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -310,3 +310,20 @@ def test_what_a_condition_holds_is_let_go() -> None:
     visits = [visit(number) for number in range(5)]
     gc.collect()
     assert [visit() for visit in visits] == [None] * 5
+
+
+def test_options_are_validated_once_and_told_apart_by_their_types() -> None:
+    cache = Cache()
+    cache.init_app(FastAPI(), InMemoryBackend())
+
+    def load() -> int:
+        return 1
+
+    for key in "abc":
+        cache.get_or_set(key, load, expire=1, stale_if_error=1)
+    assert len(cache._loading._policies) == 1
+    with pytest.raises(InvalidTypeError):
+        cache.get_or_set("d", load, expire=True, stale_if_error=1)
+    for key in "efg":  # what may hold a request is not kept
+        cache.get_or_set(key, load, expire=1, condition=lambda value: True)
+    assert len(cache._loading._policies) == 1

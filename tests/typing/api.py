@@ -164,7 +164,26 @@ async def early(item_id: int) -> str:
     return ""
 
 
+@cache.locked("10m", lock_timeout="5s")
+async def locked(item_id: int) -> str:
+    return ""
+
+
+@cache.cached(expire=60, lock=False)
+def apart(item_id: int) -> str:
+    return ""
+
+
+def locks() -> None:
+    assert_type(cache.get_or_set("key", lambda: 1, lock="distributed", lock_timeout=5), int)
+    cache.cached(lock="remote")  # type: ignore[call-overload]
+    cache.cached(lock=True)  # type: ignore[call-overload]
+    RedisBackend(lease="2s")
+
+
 async def looks() -> None:
+    assert_type(await locked(1), str)
+    assert_type(apart.explain(1).lease, float | None)
     assert_type(adaptive(1), str | None)
     assert_type(await early(1), str)
     assert_type(adaptive.explain(1).answer, str)
@@ -210,3 +229,17 @@ def many_of_a_subclass(fn: Callable[[Iterable[int]], Mapping[int, str]]) -> None
 
 
 many_of_a_subclass(many)
+
+
+@cache.cached(expire=60, tags=("user:{user_id}", "pages"))
+def tagged(user_id: int) -> str:
+    cache.current.tags.add("late")
+    return ""
+
+
+async def tags() -> None:
+    assert_type(tagged(1), str)
+    assert_type(cache.invalidate_tags("user:1", "pages"), None)
+    assert_type(await cache.ainvalidate_tags("pages"), None)
+    cache.invalidate_tags(1)  # type: ignore[arg-type]
+    assert_type(cache.get_or_set("key", lambda: 1, tags="pages"), int)

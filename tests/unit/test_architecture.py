@@ -35,6 +35,7 @@ LAYERS = [
     {"grouping"},
     {"batches"},
     {"explanation", "flow", "lockstep"},
+    {"claim"},
     {"policy"},
     {"backends"},
     {"ports"},
@@ -94,8 +95,9 @@ def test_a_module_imports_nothing_from_above(module: str) -> None:
     assert [name for name in imports(MODULES[module]) if is_own(name) and RANK[part(name)] > rank] == []
 
 
-def test_the_flow_never_touches_an_event_loop() -> None:
-    used = {name.partition(".")[0] for name in imports(PACKAGE / "flow.py")}
+@pytest.mark.parametrize("module", ["claim", "flow"])
+def test_the_flow_never_touches_an_event_loop(module: str) -> None:
+    used = {name.partition(".")[0] for name in imports(PACKAGE / f"{module}.py")}
     assert not used & {"asyncio", "anyio", "threading", "concurrent", "time", "select", "socket"}
 
 

@@ -354,7 +354,7 @@ def test_who_survives_what_has_a_block_of_its_own(tmp_path: Path, monkeypatch: p
     readme.write_text(f"{README}\n{start}\n{end}\n## Last\n")
     monkeypatch.setattr(program, "ROOT", tmp_path)
     monkeypatch.setattr(program, "README", readme)
-    monkeypatch.setattr(program, "SCENARIOS", {"measured": measured, program.SURVIVAL: observed})
+    monkeypatch.setattr(program, "SCENARIOS", {"measured": measured, "survival": observed})
     assert program.main(["survival", "--write-readme"]) == 0
     alone = readme.read_text()
     assert alone.startswith(README)
