@@ -114,8 +114,11 @@ class Peer(ABC):
 class FastCache(Peer):
     name = OURS
     distribution = "fast_cache"
+    configurations = ("", 'lock="distributed"')
 
     def cached(self, function: Function, wish: Wish) -> Cached:
+        if wish.configuration and not wish.redis_url:
+            raise NotOffered
         cache = Cache()
         backend = (
             RedisBackend(wish.redis_url, namespace=NAMESPACE, timeout=PATIENCE, connect_timeout=PATIENCE)
@@ -127,6 +130,7 @@ class FastCache(Peer):
             expire=wish.fresh,
             stale_while_revalidate=wish.stale or None,
             stale_if_error=wish.on_error or None,
+            lock="distributed" if wish.configuration else "local",
         )
         cached: Any = decorate(function)
         return Cached(cached, cached.invalidate, backend.aclear)
