@@ -6,14 +6,12 @@ without a lease, since a lease saves work and guards nothing. A refresh that nob
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypeGuard
 
-from fast_cache.backends.store import Store
+from fast_cache.backends.store import Store, Terms
 from fast_cache.entry import MISSING, MissingType
 from fast_cache.errors import BackendError
 from fast_cache.freshness import Found
-from fast_cache.policy import CachePolicy
 from fast_cache.ports import Port
 from fast_cache.single_flight import Flight
 
@@ -27,8 +25,7 @@ async def capture(
     port: Port,
     store: Store,
     flight: Flight,
-    policy: CachePolicy,
-    tags: Sequence[str],
+    terms: Terms,
     seen: Found | None,
     *,
     replace: bool,
@@ -38,16 +35,15 @@ async def capture(
 
     The third result is whether nobody else loads, as far as is known.
     """
-    soft = policy.freshness.soft
     began = port.now()
     while True:
-        found, ticket, busy = await store.claim(port, flight, policy.codec, soft=soft, replace=replace, tags=tags)
+        found, ticket, busy = await store.claim(port, flight, terms, replace=replace)
         if busy is None or replace or is_newer(found, seen):
             return found, ticket, True
         left = began + within - port.now()
         if left <= 0 or not port.can_wait():
             return found, ticket, False
-        there = await store.released(port, flight.key, policy.codec, soft=soft, within=min(left, busy), tags=tags)
+        there = await store.released(port, flight.key, terms, within=min(left, busy))
         if is_newer(there, seen):
             return there, None, True
 

@@ -43,7 +43,7 @@ class Call:
     ``detaches`` is asked whether the function may run behind its caller's back with these arguments.
     """
 
-    __slots__ = ("_detaches", "args", "background", "expire", "fn", "key", "kwargs", "logs", "policy", "stats", "tags")
+    __slots__ = ("_detaches", "args", "background", "expire", "fn", "key", "kwargs", "logs", "policy", "stats", "terms")
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Call:
         self.stats = stats
         self.background = background
         self._detaches = detaches
-        self.tags = tags
+        self.terms = policy.terms._replace(tags=tags) if tags else policy.terms
         self.logs: tuple[list[Detection], ...] = ()
 
     @property
@@ -240,9 +240,7 @@ async def invalidate_tags(port: Port, store: Store, tags: Sequence[str]) -> None
 async def _read(port: Port, store: Store, call: Call) -> Found | MissingType:
     freshness = call.policy.freshness
     try:
-        found = await store.read(
-            port, call.key, call.policy.codec, soft=freshness.soft, count=freshness.hits > 0, tags=call.tags
-        )
+        found = await store.read(port, call.key, call.terms)
     except BackendError as error:
         store.health.failed("read", error)
         return MISSING
@@ -276,12 +274,10 @@ async def _lead(
                 if policy.lock == "distributed":
                     within = 0.0 if yields else policy.lock_timeout if within is None else within
                     found, ticket, free = await capture(
-                        port, store, flight, policy, call.tags, seen, replace=replace, within=within
+                        port, store, flight, call.terms, seen, replace=replace, within=within
                     )
                 else:
-                    found, ticket = await store.capture(
-                        port, call.key, policy.codec, soft=policy.freshness.soft, replace=replace, tags=call.tags
-                    )
+                    found, ticket = await store.capture(port, call.key, call.terms, replace=replace)
             except BackendError as error:
                 store.health.failed("capture", error)
             else:
@@ -365,8 +361,10 @@ async def _write(port: Port, store: Store, call: Call, flight: Flight, ticket: o
         return None
     try:
         value = outcome.value if outcome.error is None else Raised(outcome.error)
-        tags = (*call.tags, *(tag for tag in flight.mark.tags if tag not in call.tags))
-        stored = await store.write(port, flight, ticket, value, call.policy.codec, life, tags)
+        terms = call.terms
+        if flight.mark.tags:
+            terms = terms._replace(tags=tuple(dict.fromkeys((*terms.tags, *flight.mark.tags))))
+        stored = await store.write(port, flight, ticket, value, life, terms)
         if outcome.error is None:
             store.rested(call.key)
     except BackendError as error:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from starlette.responses import Response
 
-from fast_cache.backends.store import Store
+from fast_cache.backends.store import Store, Terms
 from fast_cache.durations import Duration, optional_seconds, seconds
 from fast_cache.errors import ConfigurationError, InvalidTypeError
 from fast_cache.freshness import LASTING, Found, Freshness, FreshnessOptions, Life
@@ -151,6 +151,11 @@ class CachePolicy:
         raising = RaisingCodec(codec, [kind for kind, _ in self.cache_errors])
         register(raising)
         return raising
+
+    @cached_property
+    def terms(self) -> Terms:
+        """What its calls want of an entry, apart from its tags."""
+        return Terms(self.codec, self.freshness.soft, self.freshness.hits > 0)
 
     def codec(self) -> Codec:
         """How results become bytes and come back; only stores that hold bytes ask for it."""

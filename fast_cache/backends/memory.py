@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 from fast_cache.backends.base import CacheBackend
 from fast_cache.backends.eviction import S3FIFO, Cause
 from fast_cache.backends.keyspace import check_key, check_namespace
-from fast_cache.backends.store import NO_SHELF, Address, CodecSource, Store
+from fast_cache.backends.store import NO_SHELF, Address, CodecSource, Store, Terms
 from fast_cache.durations import Duration, optional_seconds
 from fast_cache.entry import MAX_VISITS, MISSING, NEVER, Age, AgedEntry, Entry, MissingType, Shelf, Tag
 from fast_cache.errors import ConfigurationError, EncodeError, InvalidTypeError
@@ -301,41 +301,16 @@ class MemoryStore(Store):
             return None
         return lambda: duplicate(snapshot)
 
-    async def read(
-        self,
-        port: Port,
-        key: Address,
-        codec: CodecSource,
-        *,
-        soft: bool,
-        count: bool = False,
-        tags: Sequence[str] = (),
-    ) -> Found | MissingType:
-        return self.find(key, count=count)
+    async def read(self, port: Port, key: Address, terms: Terms) -> Found | MissingType:
+        return self.find(key, count=terms.counts)
 
     async def capture(
-        self,
-        port: Port,
-        key: Address,
-        codec: CodecSource,
-        *,
-        soft: bool,
-        replace: bool,
-        tags: Sequence[str] = (),
+        self, port: Port, key: Address, terms: Terms, *, replace: bool
     ) -> tuple[Found | MissingType, object]:
         return MISSING if replace else self.find(key), self  # the flight itself is the fence
 
-    async def write(
-        self,
-        port: Port,
-        flight: Flight,
-        ticket: object,
-        value: Any,
-        codec: CodecSource,
-        life: Life,
-        tags: Sequence[str] = (),
-    ) -> bool:
-        return self.put(flight.key, value, life, flight, tags)
+    async def write(self, port: Port, flight: Flight, ticket: object, value: Any, life: Life, terms: Terms) -> bool:
+        return self.put(flight.key, value, life, flight, terms.tags)
 
     async def delete(self, port: Port, key: Address) -> bool:
         return self.remove(key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fast_cache.backends.store import Address, CodecSource, Store
+from fast_cache.backends.store import Address, Store, Terms
 from fast_cache.entry import MISSING, MissingType
 from fast_cache.freshness import Life
 from fast_cache.ports import Port
@@ -24,40 +24,13 @@ class NullStore(Store):
     def __init__(self) -> None:
         super().__init__("no cache")
 
-    async def read(
-        self,
-        port: Port,
-        key: Address,
-        codec: CodecSource,
-        *,
-        soft: bool,
-        count: bool = False,
-        tags: Sequence[str] = (),
-    ) -> MissingType:
+    async def read(self, port: Port, key: Address, terms: Terms) -> MissingType:
         return MISSING
 
-    async def capture(
-        self,
-        port: Port,
-        key: Address,
-        codec: CodecSource,
-        *,
-        soft: bool,
-        replace: bool,
-        tags: Sequence[str] = (),
-    ) -> tuple[MissingType, object]:
+    async def capture(self, port: Port, key: Address, terms: Terms, *, replace: bool) -> tuple[MissingType, object]:
         return MISSING, None
 
-    async def write(
-        self,
-        port: Port,
-        flight: Flight,
-        ticket: object,
-        value: Any,
-        codec: CodecSource,
-        life: Life,
-        tags: Sequence[str] = (),
-    ) -> bool:
+    async def write(self, port: Port, flight: Flight, ticket: object, value: Any, life: Life, terms: Terms) -> bool:
         return False
 
     async def delete(self, port: Port, key: Address) -> bool:

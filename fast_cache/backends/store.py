@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 from weakref import WeakSet
 
 from fast_cache.entry import MISSING, NEVER, MissingType, Shelf
@@ -37,6 +37,27 @@ Address = Any
 
 CodecSource = Callable[[], Codec]
 """Asked for a codec only by stores that hold bytes: a return annotation need not be resolved for the others."""
+
+
+class Terms(NamedTuple):
+    """What a call wants of an entry: how it is decoded, what is to be known of it, and what it must have.
+
+    Without a ``codec`` it is decoded by the one that wrote it. Only with ``soft`` does the caller ask how old it is;
+    with ``counts`` how often it was found, and that is counted. What lacks one of ``tags`` is not there, unless the
+    store is local memory; nor is what has a tag that was invalidated.
+    """
+
+    codec: CodecSource | None
+    soft: bool = False
+    counts: bool = False
+    tags: tuple[str, ...] = ()
+
+    def decoder(self) -> Codec | None:
+        return None if self.codec is None else self.codec()
+
+    def encoder(self) -> Codec:
+        assert self.codec is not None, "whoever stores a value says how"
+        return self.codec()
 
 
 class Store(ABC):
@@ -150,14 +171,7 @@ class Store(ABC):
         return True
 
     async def claim(
-        self,
-        port: Port,
-        flight: Flight,
-        codec: CodecSource,
-        *,
-        soft: bool,
-        replace: bool,
-        tags: Sequence[str] = (),
+        self, port: Port, flight: Flight, terms: Terms, *, replace: bool
     ) -> tuple[Found | MissingType, object, float | None]:
         """Capture, and take the lease of the key for ``flight``, or extend the one that it has.
 
@@ -165,16 +179,7 @@ class Store(ABC):
         """
         raise NotImplementedError
 
-    async def released(
-        self,
-        port: Port,
-        key: Address,
-        codec: CodecSource,
-        *,
-        soft: bool,
-        within: float,
-        tags: Sequence[str] = (),
-    ) -> Found | MissingType:
+    async def released(self, port: Port, key: Address, terms: Terms, *, within: float) -> Found | MissingType:
         """Wait until the lease of ``key`` is released, ``within`` seconds at most, or less; and look what is there."""
         raise NotImplementedError
 
@@ -187,55 +192,25 @@ class Store(ABC):
         return None
 
     @abstractmethod
-    async def read(
-        self,
-        port: Port,
-        key: Address,
-        codec: CodecSource,
-        *,
-        soft: bool,
-        count: bool = False,
-        tags: Sequence[str] = (),
-    ) -> Found | MissingType:
-        """Return what is stored under ``key``, stale or not.
-
-        Only with ``soft`` does the caller ask how old it is; with ``count`` how often it was found, and counts that.
-        What lacks one of ``tags`` is not there, unless the store is local memory; nor is what has a tag that was
-        invalidated.
-        """
+    async def read(self, port: Port, key: Address, terms: Terms) -> Found | MissingType:
+        """Return what is stored under ``key``, stale or not."""
 
     @abstractmethod
     async def capture(
-        self,
-        port: Port,
-        key: Address,
-        codec: CodecSource,
-        *,
-        soft: bool,
-        replace: bool,
-        tags: Sequence[str] = (),
+        self, port: Port, key: Address, terms: Terms, *, replace: bool
     ) -> tuple[Found | MissingType, object]:
         """Look once more, and note the generations that ``key`` depends on, before its value is computed.
 
         Returns what is there or ``MISSING``, and a ticket for :meth:`write`; a ticket of ``None`` means that nothing
         can be stored. With ``replace`` the value does not matter, and loads of other processes are fenced off.
-        ``tags`` are those that the value will have for certain.
+        The tags of ``terms`` are those that the value will have for certain.
         """
 
     @abstractmethod
-    async def write(
-        self,
-        port: Port,
-        flight: Flight,
-        ticket: object,
-        value: Any,
-        codec: CodecSource,
-        life: Life,
-        tags: Sequence[str] = (),
-    ) -> bool:
+    async def write(self, port: Port, flight: Flight, ticket: object, value: Any, life: Life, terms: Terms) -> bool:
         """Store ``value`` for its ``life``, unless something moved since the ticket was taken: then False.
 
-        ``tags`` are all that it has, also those that were added while it was computed.
+        The tags of ``terms`` are all that it has, also those that were added while it was computed.
         """
 
     @abstractmethod

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_cache.backends.store import CodecSource, Store
+from fast_cache.backends.store import Store, Terms
 from fast_cache.entry import MISSING, NEVER, MissingType
 from fast_cache.errors import BackendError, DecodeError
 from fast_cache.freshness import Found, Life
@@ -62,74 +62,47 @@ class TenMethodStore(Store):
         self._counting = threading.Lock()
         self._counts: OrderedDict[str, int] = OrderedDict()
 
-    async def read(
-        self,
-        port: Port,
-        key: str,
-        codec: CodecSource,
-        *,
-        soft: bool,
-        count: bool = False,
-        tags: Sequence[str] = (),
-    ) -> Found | MissingType:
+    async def read(self, port: Port, key: str, terms: Terms) -> Found | MissingType:
         data = await self._do(port, "get", key)
         if not isinstance(data, (bytes, bytearray)):
             return MISSING  # None for absence; anything else was put there by somebody else
         try:
             stored = unpack_stored(key, bytes(data))
-            value = decode_stored(stored, codec())
+            value = decode_stored(stored, terms.decoder())
         except DecodeError:
             return MISSING
-        if (tags or stored.tags) and not await self._stands_tagged(port, stored, tags):
+        if (terms.tags or stored.tags) and not await self._stands_tagged(port, stored, terms.tags):
             return MISSING
-        if not (soft or stored.stale):
+        if not (terms.soft or stored.stale):
             return Found(value)
         # Such a backend can't say how long a value has left: small entries beside it, which end earlier, tell.
         fresh_for = NEVER
         fresh, not_due = _signs(key, data)
         if not _holds(await self._do(port, "get", fresh)):
             fresh_for = 0.0
-        elif soft and not _holds(await self._do(port, "get", not_due)):
+        elif terms.soft and not _holds(await self._do(port, "get", not_due)):
             fresh_for = _HARDLY
-        hits = self._count(key) if count else 0
+        hits = self._count(key) if terms.counts else 0
         return Found(value, fresh_for, stored.lifetime - stored.stale, stored.load, hits)
 
-    async def capture(
-        self,
-        port: Port,
-        key: str,
-        codec: CodecSource,
-        *,
-        soft: bool,
-        replace: bool,
-        tags: Sequence[str] = (),
-    ) -> tuple[Found | MissingType, object]:
+    async def capture(self, port: Port, key: str, terms: Terms, *, replace: bool) -> tuple[Found | MissingType, object]:
         # The flight itself is the fence; tags have tokens, which other processes may change.
-        tokens = await self._tokens(port, map(name_digest, tags), create=True) if tags else NO_TAGS
-        return MISSING if replace else await self.read(port, key, codec, soft=soft, tags=tags), tokens
+        tokens = await self._tokens(port, map(name_digest, terms.tags), create=True) if terms.tags else NO_TAGS
+        return MISSING if replace else await self.read(port, key, terms), tokens
 
-    async def write(
-        self,
-        port: Port,
-        flight: Flight,
-        ticket: object,
-        value: Any,
-        codec: CodecSource,
-        life: Life,
-        tags: Sequence[str] = (),
-    ) -> bool:
+    async def write(self, port: Port, flight: Flight, ticket: object, value: Any, life: Life, terms: Terms) -> bool:
         key = str(flight.key)
-        if tags:
+        if terms.tags:
             assert isinstance(ticket, Mapping)
-            late = [digest for digest in map(name_digest, tags) if digest not in ticket]
+            late = [digest for digest in map(name_digest, terms.tags) if digest not in ticket]
             ticket = {**ticket, **await self._tokens(port, late, create=True)}
         else:
             ticket = NO_TAGS
-        data = encode_stored(key, value, codec(), life.kept, stale=life.stale, load=life.load, tags=ticket)
+        data = encode_stored(key, value, terms.encoder(), life.kept, stale=life.stale, load=life.load, tags=ticket)
         if self._writing.setdefault(key, data) is not data:
             return False  # an older write of this key has not ended: whichever came last would win by luck
         try:
-            if flight.moved or not flight.lost.isdisjoint(tags):
+            if flight.moved or not flight.lost.isdisjoint(terms.tags):
                 return False
             if key in self._overlooked:
                 await self._undo(port, key)  # an earlier attempt to undo failed
@@ -143,7 +116,7 @@ class TenMethodStore(Store):
             if self._writing.get(key) is data:  # not so in a forked child
                 del self._writing[key]
         self._uncount(key)
-        if flight.moved or not flight.lost.isdisjoint(tags):
+        if flight.moved or not flight.lost.isdisjoint(terms.tags):
             await self._undo(port, key)
             return False
         return True

@@ -20,7 +20,7 @@ from fast_cache.backends.redis.breaker import Breaker
 from fast_cache.backends.redis.keeper import HeldLease, Keeper
 from fast_cache.backends.redis.layout import EPOCH_LENGTH, Layout
 from fast_cache.backends.redis.store import RedisStore
-from fast_cache.backends.store import Address, CodecSource, Store
+from fast_cache.backends.store import Address, Store, Terms
 from fast_cache.background import AtEnd, Background, Job
 from fast_cache.entry import MissingType
 from fast_cache.errors import BackendError
@@ -235,51 +235,26 @@ class SimulatedMemory(MemoryStore):
         self.held._clock = _monotonic
         self._world = world
 
-    async def read(
-        self,
-        port: Port,
-        key: Address,
-        codec: CodecSource,
-        *,
-        soft: bool,
-        count: bool = False,
-        tags: Sequence[str] = (),
-    ) -> Found | MissingType:
+    async def read(self, port: Port, key: Address, terms: Terms) -> Found | MissingType:
         assert isinstance(port, SimulatedPort)
         await port.pause()
-        found = await super().read(port, key, codec, soft=soft, count=count, tags=tags)
+        found = await super().read(port, key, terms)
         await port.pause()
         return found
 
     async def capture(
-        self,
-        port: Port,
-        key: Address,
-        codec: CodecSource,
-        *,
-        soft: bool,
-        replace: bool,
-        tags: Sequence[str] = (),
+        self, port: Port, key: Address, terms: Terms, *, replace: bool
     ) -> tuple[Found | MissingType, object]:
         assert isinstance(port, SimulatedPort)
         await port.pause()
-        captured = await super().capture(port, key, codec, soft=soft, replace=replace, tags=tags)
+        captured = await super().capture(port, key, terms, replace=replace)
         await port.pause()
         return captured
 
-    async def write(
-        self,
-        port: Port,
-        flight: Flight,
-        ticket: object,
-        value: Any,
-        codec: CodecSource,
-        life: Life,
-        tags: Sequence[str] = (),
-    ) -> bool:
+    async def write(self, port: Port, flight: Flight, ticket: object, value: Any, life: Life, terms: Terms) -> bool:
         assert isinstance(port, SimulatedPort)
         await port.pause()
-        stored = await super().write(port, flight, ticket, value, codec, life, tags)
+        stored = await super().write(port, flight, ticket, value, life, terms)
         await port.pause()
         return stored
 
@@ -536,7 +511,7 @@ class World:
     async def _knock(self, process: Process) -> None:
         for _ in range(5):
             try:
-                await process.store.read(SimulatedPort(self, process), KEYS[0], process.policy.codec, soft=False)
+                await process.store.read(SimulatedPort(self, process), KEYS[0], Terms(process.policy.codec))
             except BackendError:
                 await sleep(1.0)
             else:

@@ -17,7 +17,7 @@ from fast_cache.backends.redis.layout import Layout
 from fast_cache.backends.redis.link import Link
 from fast_cache.backends.redis.store import RedisStore
 from fast_cache.backends.redis.target import Target
-from fast_cache.backends.store import Store
+from fast_cache.backends.store import Store, Terms
 from fast_cache.durations import Duration, optional_seconds, seconds
 from fast_cache.entry import MISSING, MissingType
 from fast_cache.errors import BackendError, ConfigurationError, InvalidTypeError
@@ -26,6 +26,9 @@ from fast_cache.outcome import Raised
 from fast_cache.ports import ASYNCIO, BLOCKING, Port, run_blocking
 
 T = TypeVar("T")
+
+_BY_HAND: Final = Terms(None)
+"""Nothing is known of what is read by its key alone."""
 
 _DEFAULTS: Final = {
     "timeout": 1.0,
@@ -178,7 +181,7 @@ class RedisBackend(CacheBackend):
         return found.value
 
     async def _read(self, port: Port, key: str) -> Found | MissingType:
-        return await self._store.read(port, key, None, soft=False)
+        return await self._store.read(port, key, _BY_HAND)
 
     async def _set(self, port: Port, key: str, value: Any, expire: Duration | None) -> None:
         lifetime = optional_seconds(expire, option="expire")

@@ -16,7 +16,7 @@ from fast_cache.backends.redis.keeper import HeldLease, Keeper
 from fast_cache.backends.redis.layout import EPOCH_LENGTH, TOKEN_LENGTH, Command, Layout
 from fast_cache.backends.redis.link import Link, Reply, new_epoch, new_token
 from fast_cache.backends.redis.target import LONGEST_WAIT
-from fast_cache.backends.store import CodecSource, Store
+from fast_cache.backends.store import Store, Terms
 from fast_cache.entry import MISSING, NEVER, MissingType
 from fast_cache.errors import BackendError, DecodeError, EncodeError
 from fast_cache.freshness import Found, Life
@@ -81,67 +81,41 @@ class RedisStore(Store):
         self._longest: Final = longest
         self._largest: Final = largest
 
-    async def read(
-        self,
-        port: Port,
-        key: str,
-        codec: CodecSource | None,
-        *,
-        soft: bool,
-        count: bool = False,
-        tags: Sequence[str] = (),
-    ) -> Found | MissingType:
+    async def read(self, port: Port, key: str, terms: Terms) -> Found | MissingType:
         # The time that is left is asked for first. Commands of one packet are not one step: a value that is written in
         # between is then taken for older than it is, never for younger. And the tags last.
-        digests = _digests(tags)
-        commands = (self._layout.left(key) if soft else []) + self._layout.read(key)
-        if count:
+        digests = _digests(terms)
+        commands = self._read(key, terms)
+        if terms.counts:
             commands += self._layout.count(key)
         replies = await self._link.exchange(port, commands + self._layout.read_tags(digests))
-        left = replies.pop(0) if soft else None
+        left = replies.pop(0) if terms.soft else None
         known = dict(zip(digests, replies[len(replies) - len(digests) :], strict=True))
         stored = await self._living(port, _opened(key, *replies[:2]), known)
-        if stored is not None and stored.stale and not soft:
+        if stored is not None and stored.stale and not terms.soft:
             # written by somebody who serves what is stale
-            return await self.read(port, key, codec, soft=True, tags=tags)
-        found = _found(stored, codec, left)
-        return found._replace(hits=_expect_int(replies[2])) if count and found is not MISSING else found
+            return await self.read(port, key, terms._replace(soft=True))
+        found = _found(stored, terms, left)
+        return found._replace(hits=_expect_int(replies[2])) if terms.counts and found is not MISSING else found
 
     async def has(self, port: Port, key: str) -> bool:
         left, data, generation = await self._link.exchange(port, self._layout.left(key) + self._layout.read(key))
         stored = await self._living(port, _opened(key, data, generation), {})
         return stored is not None and not holds_exception(stored) and _fresh_for(stored, left) > 0
 
-    async def capture(
-        self,
-        port: Port,
-        key: str,
-        codec: CodecSource,
-        *,
-        soft: bool,
-        replace: bool,
-        tags: Sequence[str] = (),
-    ) -> tuple[Found | MissingType, object]:
-        digests = _digests(tags)
-        replies = await self._link.exchange(port, self._capture(key, digests, soft=soft, replace=replace))
-        return await self._captured(port, key, codec, digests, replies, soft=soft, replace=replace)
+    async def capture(self, port: Port, key: str, terms: Terms, *, replace: bool) -> tuple[Found | MissingType, object]:
+        replies = await self._link.exchange(port, self._capture(key, terms, replace=replace))
+        return await self._captured(port, key, terms, replies, replace=replace)
 
     async def claim(
-        self,
-        port: Port,
-        flight: Flight,
-        codec: CodecSource,
-        *,
-        soft: bool,
-        replace: bool,
-        tags: Sequence[str] = (),
+        self, port: Port, flight: Flight, terms: Terms, *, replace: bool
     ) -> tuple[Found | MissingType, object, float | None]:
-        key, digests = str(flight.key), _digests(tags)
+        key = str(flight.key)
         lease = flight.lease
         if not isinstance(lease, HeldLease):
             # Noted before anything is sent: whoever is cancelled meanwhile may have taken it.
             lease = flight.lease = HeldLease(self._keeper, key, new_token())
-        commands = self._layout.take_lease(key, lease.token) + self._capture(key, digests, soft=soft, replace=replace)
+        commands = self._layout.take_lease(key, lease.token) + self._capture(key, terms, replace=replace)
         try:
             replies = await self._link.exchange(port, commands)
         except BackendError:
@@ -152,34 +126,25 @@ class RedisStore(Store):
             self._keeper.hold(lease)
         else:
             self._let_go(flight)
-        found, ticket = await self._captured(port, key, codec, digests, replies, soft=soft, replace=replace)
+        found, ticket = await self._captured(port, key, terms, replies, replace=replace)
         # A server that refuses leases, because it is full or takes no writes, keeps nobody from loading.
         return found, ticket, taken / 1000 if isinstance(taken, int) and taken else None
 
-    async def released(
-        self,
-        port: Port,
-        key: str,
-        codec: CodecSource,
-        *,
-        soft: bool,
-        within: float,
-        tags: Sequence[str] = (),
-    ) -> Found | MissingType:
+    async def released(self, port: Port, key: str, terms: Terms, *, within: float) -> Found | MissingType:
         # The answers to what is sent behind it come when the waiting is over.
-        digests = _digests(tags)
+        digests = _digests(terms)
         commands = self._layout.wait(key, max(1, round(min(within, LONGEST_WAIT) * 1000)))
-        commands += (self._layout.left(key) if soft else []) + self._layout.read(key) + self._layout.read_tags(digests)
+        commands += self._read(key, terms) + self._layout.read_tags(digests)
         replies = await self._link.wait(port, commands, within)
         if replies is None:
             return MISSING
         woken = replies.pop(0)
-        left = replies.pop(0) if soft else None
+        left = replies.pop(0) if terms.soft else None
         if isinstance(woken, Exception):
             await self._link.pause(port, within)  # forbidden, or something else lies there: look now and then
         known = dict(zip(digests, replies[2:], strict=True))
         stored = await self._living(port, _opened(key, *replies[:2]), known)
-        return MISSING if stored is not None and stored.stale and not soft else _found(stored, codec, left)
+        return MISSING if stored is not None and stored.stale and not terms.soft else _found(stored, terms, left)
 
     async def release(self, port: Port, flight: Flight) -> None:
         lease = flight.lease
@@ -205,29 +170,24 @@ class RedisStore(Store):
         if isinstance(lease, HeldLease):
             self._keeper.drop(lease)
 
-    def _capture(self, key: str, digests: Sequence[bytes], *, soft: bool, replace: bool) -> list[Command]:
-        commands = self._layout.left(key) if soft else []
+    def _read(self, key: str, terms: Terms) -> list[Command]:
+        return (self._layout.left(key) if terms.soft else []) + self._layout.read(key)
+
+    def _capture(self, key: str, terms: Terms, *, replace: bool) -> list[Command]:
+        commands = self._layout.left(key) if terms.soft else []
         commands += self._layout.capture(key, new_token(), new_token(), replace=replace) + self._layout.last_number()
-        return commands + self._layout.capture_tags({digest: new_token() for digest in digests})
+        return commands + self._layout.capture_tags({digest: new_token() for digest in _digests(terms)})
 
     async def _captured(
-        self,
-        port: Port,
-        key: str,
-        codec: CodecSource,
-        digests: Sequence[bytes],
-        replies: list[Reply],
-        *,
-        soft: bool,
-        replace: bool,
+        self, port: Port, key: str, terms: Terms, replies: list[Reply], *, replace: bool
     ) -> tuple[Found | MissingType, object]:
-        left = replies.pop(0) if soft else None
+        left = replies.pop(0) if terms.soft else None
         data, announced, _, fence, _, generation, number, *tokens = replies
         if replace:
             _expect_ok([announced])
-        tags = dict(zip(digests, tokens[2::3], strict=True))
+        tags = dict(zip(_digests(terms), tokens[2::3], strict=True))
         stored = None if replace else await self._living(port, _opened(key, data, generation), tags)
-        found = _found(stored, codec, left) if stored is not None and (soft or not stored.stale) else MISSING
+        found = _found(stored, terms, left) if stored is not None and (terms.soft or not stored.stale) else MISSING
         if not _is_fence(fence):
             if found is not MISSING and found.fresh_for > 0:
                 return found, None
@@ -269,23 +229,14 @@ class RedisStore(Store):
             return {**ticket.tags, **tokens}
         return None
 
-    async def write(
-        self,
-        port: Port,
-        flight: Flight,
-        ticket: object,
-        value: Any,
-        codec: CodecSource,
-        life: Life,
-        tags: Sequence[str] = (),
-    ) -> bool:
+    async def write(self, port: Port, flight: Flight, ticket: object, value: Any, life: Life, terms: Terms) -> bool:
         assert isinstance(ticket, Ticket)
-        key, digests = str(flight.key), _digests(tags)
-        generations = await self._with_late(port, ticket, digests)
+        key = str(flight.key)
+        generations = await self._with_late(port, ticket, _digests(terms))
         if generations is None:
             return False
-        data, lifetime_ms = self._encode(key, value, codec(), life, ticket.generation, generations)
-        if flight.moved or not flight.lost.isdisjoint(tags):
+        data, lifetime_ms = self._encode(key, value, terms.encoder(), life, ticket.generation, generations)
+        if flight.moved or not flight.lost.isdisjoint(terms.tags):
             return False
         commands = self._layout.write(key, ticket.fence, data, lifetime_ms) + self._layout.read_tags(generations)
         lease = flight.lease
@@ -365,7 +316,7 @@ class RedisStore(Store):
 
     async def delete_tagged(self, port: Port, tags: Sequence[str]) -> None:
         self.flights.lose(tags)
-        digests = _digests(tags)
+        digests = [name_digest(tag) for tag in tags]
         confirmed = False
 
         async def tell() -> None:
@@ -413,9 +364,9 @@ class RedisStore(Store):
         return data, max(1, round((fresh + stale) * 1000))
 
 
-def _found(stored: Stored | None, codec: CodecSource | None, left: Reply) -> Found | MissingType:
+def _found(stored: Stored | None, terms: Terms, left: Reply) -> Found | MissingType:
     """What an entry holds; ``left`` is the server's word of how long it has left, where that was asked for."""
-    value = _decoded(stored, codec)
+    value = _decoded(stored, terms)
     if stored is None or value is MISSING:
         return MISSING
     fresh_for = NEVER if left is None else _fresh_for(stored, left)
@@ -444,17 +395,17 @@ def _opened(key: str, data: Reply, generation: Reply) -> Stored | None:
     return stored if stored.generation == generation else None
 
 
-def _decoded(stored: Stored | None, codec: CodecSource | None) -> Any:
+def _decoded(stored: Stored | None, terms: Terms) -> Any:
     if stored is None:
         return MISSING
     try:
-        return decode_stored(stored, codec() if codec is not None else None)
+        return decode_stored(stored, terms.decoder())
     except DecodeError:
         return MISSING
 
 
-def _digests(tags: Sequence[str]) -> list[bytes]:
-    return [name_digest(tag) for tag in tags]
+def _digests(terms: Terms) -> list[bytes]:
+    return [name_digest(tag) for tag in terms.tags]
 
 
 def _stood(token: bytes, before: Reply, now: Reply) -> bool:
