@@ -67,7 +67,7 @@ class Call:
         self.stats = stats
         self.background = background
         self._detaches = detaches
-        self.terms = policy.terms._replace(tags=tags) if tags else policy.terms
+        self.terms = policy.terms(tags)
         self.logs: tuple[list[Detection], ...] = ()
 
     @property

@@ -152,10 +152,9 @@ class CachePolicy:
         register(raising)
         return raising
 
-    @cached_property
-    def terms(self) -> Terms:
-        """What its calls want of an entry, apart from its tags."""
-        return Terms(self.codec, self.freshness.soft, self.freshness.hits > 0)
+    def terms(self, tags: tuple[str, ...] = ()) -> Terms:
+        """What its calls want of an entry that has ``tags``."""
+        return Terms(self.codec, self.freshness.soft, self.freshness.hits > 0, tags)
 
     def codec(self) -> Codec:
         """How results become bytes and come back; only stores that hold bytes ask for it."""
