@@ -97,6 +97,8 @@ class Background:
         def work() -> None:
             try:
                 context.run(run, jobs.pop()())
+            except asyncio.CancelledError:
+                pass  # it ended as a task of that kind would
             except Exception as error:
                 _report(name, error)
             finally:

@@ -14,6 +14,7 @@ from fast_cache.durations import Duration, seconds
 from fast_cache.errors import ConfigurationError, InvalidTypeError
 from fast_cache.flow import Call, answer
 from fast_cache.lockstep import Lockstep
+from fast_cache.once import warn_once
 from fast_cache.outcome import Absent, Outcome
 from fast_cache.ports import BatchPort
 from fast_cache.single_flight import apart
@@ -100,6 +101,14 @@ class Batch:
         if error is not None:
             return {element: Outcome(error=error, seconds=seconds) for element in elements}
         try:
+            if found and not any(element in found for element in elements):
+                kinds = sorted({type(name).__name__ for group in (elements, found) for name in group})
+                warn_once(
+                    f"{self._name} returned nothing that it was asked for, but other keys; are they of another type "
+                    f"({', '.join(kinds)})?",
+                    "other keys",
+                    self._name,
+                )
             return {
                 element: Outcome(found[element], seconds=seconds)
                 if element in found

@@ -16,6 +16,7 @@ from fastapi import Depends, FastAPI
 from starlette.requests import HTTPConnection
 
 from fast_cache.backends.base import CacheBackend
+from fast_cache.backends.keyspace import check_namespace
 from fast_cache.backends.memory import InMemoryBackend
 from fast_cache.batches import with_missing
 from fast_cache.binding import Binding
@@ -242,7 +243,7 @@ class Cache(Presets):
                 KeyMaker,
                 function,
                 namespace=namespace,
-                version=_with_integrity(function, version) if integrity else version,
+                version=_versioned(function, version, integrity=integrity),
                 key=key,
                 key_builder=key_builder,
                 kind=kind,
@@ -252,6 +253,7 @@ class Cache(Presets):
             policy = options.of_function(
                 f"{function.__module__}.{function.__qualname__}",
                 lambda: resolve_hints(function).get("return", inspect.Signature.empty),
+                inspect.signature(function),
             )
             return decorate(Operations(function, make_keys, policy, self._binding), binds)
 
@@ -326,14 +328,18 @@ class Cache(Presets):
                 KeyMaker,
                 element,
                 namespace=namespace,
-                version=_with_integrity(function, version) if integrity else version,
+                version=_versioned(function, version, integrity=integrity),
                 key=key,
                 key_builder=key_builder,
                 kind=kind,
                 twins=self._twins,
                 tags=tags,
             )
-            policy = options.of_function(f"{function.__module__}.{function.__qualname__}", lambda: values_of(function))
+            policy = options.of_function(
+                f"{function.__module__}.{function.__qualname__}",
+                lambda: values_of(function),
+                inspect.signature(function),
+            )
             operations = ManyOperations(function, make_keys, policy, self._binding, window=window, max_batch=max_batch)
             return CachedMany.of(operations, binds)
 
@@ -371,8 +377,12 @@ class Cache(Presets):
 
         Args:
             namespace: only for functions that are decorated with this namespace.
+
+        Raises:
+            ConfigurationError: what no namespace can be.
         """
-        with self._binding.watched() as watching, watching.disabled(ALL if namespace is None else namespace):
+        which = ALL if namespace is None else check_namespace(namespace)
+        with self._binding.watched() as watching, watching.disabled(which):
             yield
 
     @contextmanager
@@ -537,6 +547,10 @@ class Cache(Presets):
         *,
         concurrency: int = 10,
         progress: Callable[[int, int], object] | None = None,
+        tags: str | Iterable[str] | None = None,
+        condition: Callable[[Any], Any] | None = None,
+        cache_errors: Mapping[type[Exception], Duration] | None = None,
+        **freshness: Unpack[LoadOptions],
     ) -> WarmupReport:
         """Load many keys before anybody asks, as :meth:`get_or_set` would, on threads.
 
@@ -545,14 +559,16 @@ class Cache(Presets):
 
         Args:
             loaders: plain functions without arguments, by key.
-            expire: as in :meth:`cached`.
             concurrency: how many are loaded at once.
             progress: called with how many keys are done and how many there are, each time one is, on one thread.
+            expire, tags, condition, cache_errors, freshness: as in :meth:`get_or_set`.
 
         Raises:
             ConfigurationError: an option that can't work.
         """
-        return warm(lambda key, loader: self.get_or_set(key, loader, expire), loaders, concurrency, progress)
+        options = _options(expire, condition, cache_errors, tags, freshness)
+        self._loading.check(dict(options))
+        return warm(lambda key, loader: self._loading.load(key, loader, dict(options)), loaders, concurrency, progress)
 
     async def awarmup(
         self,
@@ -561,9 +577,17 @@ class Cache(Presets):
         *,
         concurrency: int = 10,
         progress: Callable[[int, int], object] | None = None,
+        tags: str | Iterable[str] | None = None,
+        condition: Callable[[Any], Any] | None = None,
+        cache_errors: Mapping[type[Exception], Duration] | None = None,
+        **freshness: Unpack[LoadOptions],
     ) -> WarmupReport:
         """The same in tasks; loaders may be ``async def`` or plain functions."""
-        return await awarm(lambda key, loader: self.aget_or_set(key, loader, expire), loaders, concurrency, progress)
+        options = _options(expire, condition, cache_errors, tags, freshness)
+        self._loading.check(dict(options))
+        return await awarm(
+            lambda key, loader: self._loading.aload(key, loader, dict(options)), loaders, concurrency, progress
+        )
 
     def _bind(self, backend: CacheBackend, default_expire: float | None) -> None:
         self._binding.bind(backend.engine_store(), default_expire)
@@ -603,7 +627,11 @@ class Cache(Presets):
             await self._backend.aclose()
 
 
-def _with_integrity(function: Callable[..., Any], version: str | int | None) -> str:
+def _versioned(function: Callable[..., Any], version: str | int | None, *, integrity: bool) -> str | int | None:
+    if not isinstance(integrity, bool):
+        raise InvalidTypeError(f"integrity must be True or False, not {type(integrity).__name__}")
+    if not integrity:
+        return version
     returned = resolve_hints(function).get("return", inspect.Signature.empty)
     if isinstance(returned, (str, ForwardRef)):
         raise ConfigurationError(

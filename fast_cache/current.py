@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 from fast_cache.durations import Duration, optional_seconds
 from fast_cache.keys import check_tags
@@ -25,7 +26,7 @@ class CurrentLoad:
     def expire(self) -> float | None:
         """The lifetime of the result in seconds, if one was set here; it comes before ``expire=``.
 
-        Assign seconds, a ``timedelta`` or text such as ``"5m"``.
+        Assign seconds, a ``timedelta`` or text such as ``"5m"``; 0 or less means not to store the result.
 
         Raises:
             ConfigurationError: not a duration.
@@ -34,7 +35,12 @@ class CurrentLoad:
 
     @expire.setter
     def expire(self, lifetime: Duration | None) -> None:
-        self._mark.expire = optional_seconds(lifetime, option="expire")
+        if isinstance(lifetime, timedelta):
+            lifetime = lifetime.total_seconds()
+        if isinstance(lifetime, (int, float)) and lifetime <= 0 and lifetime is not False:
+            self._mark.skipped = True
+        else:
+            self._mark.expire = optional_seconds(lifetime, option="expire")
 
     @property
     def tags(self) -> Tags:

@@ -178,6 +178,11 @@ async def _follow(
                 within = call.policy.lock_timeout if left is None else min(call.policy.lock_timeout, left)
                 return Signal.LEAD, await _lead(port, store, call, flight, spare, within=within), _source(store, flight)
             signal = await port.wait(flights, flight, None if patience is None else patience.left(spare))
+            if started and flight.interrupted:
+                # Its own job was cancelled, or its load cancels itself: no other job, which may end in the same way.
+                if signal is not Signal.LEAD:
+                    return Signal.ALONE, None, ""
+                patience = None
             if signal is not Signal.LEAD:
                 break
             leads, started = True, False
@@ -240,11 +245,14 @@ async def invalidate_tags(port: Port, store: Store, tags: Sequence[str]) -> None
 async def _read(port: Port, store: Store, call: Call) -> Found | MissingType:
     freshness = call.policy.freshness
     try:
-        found = await store.read(port, call.key, call.terms)
+        # Whoever looks at what is answered also wants to know for how long it is good.
+        terms = call.terms._replace(soft=True) if call.logs and store.tells_age else call.terms
+        found = await store.read(port, call.key, terms)
     except BackendError as error:
         store.health.failed("read", error)
         return MISSING
     store.health.works("read")
+    found = _its_own(call, found)
     # A policy without soft options has no use for what others keep beyond its time.
     return found if found is MISSING or found.fresh_for > 0 or freshness.soft else MISSING
 
@@ -282,6 +290,7 @@ async def _lead(
                 store.health.failed("capture", error)
             else:
                 store.health.works("capture")
+                found = _its_own(call, found)
                 if is_newer(found, seen):
                     flight.found = True
                     outcome = _outcome(found)  # stored by somebody else since this caller looked
@@ -297,6 +306,7 @@ async def _lead(
                 policy.keeping(outcome.value) if outcome.error is None else policy.keeping_error(outcome.error, seen)
             )
         except BaseException:
+            flight.interrupted = True
             flights.abandon(flight)
             raise
         if keeping is Keeping.ALONE:
@@ -407,17 +417,37 @@ class _Patience:
         return None if most is None else max(0.0, self._began + most - self._port.now())
 
 
+def _its_own(call: Call, found: Found | MissingType) -> Found | MissingType:
+    """What was found; a loader of many that remembers what there is not of a key does so for its like only."""
+    if found is not MISSING and type(found.value) is Raised and not call.policy.knows(found.value.error):
+        return MISSING
+    return found
+
+
 def _outcome(found: Found) -> Outcome:
     value = found.value
     return Outcome(error=value.anew()) if type(value) is Raised else Outcome(value)
 
 
-def _start(port: Port, store: Store, call: Call, flight: Flight, seen: Found | None, *, urgent: bool = False) -> bool:
+def _start(
+    port: Port,
+    store: Store,
+    call: Call,
+    flight: Flight,
+    seen: Found | None,
+    *,
+    urgent: bool = False,
+) -> bool:
     """Load for ``flight`` in the background; however that ends, nobody waits for it in vain."""
     waiting = [flight]  # taken out, because the traceback of an error leads back to the job
 
     async def job() -> None:
-        await _lead_alone(port, store, call, waiting.pop(), seen, yields=not urgent)
+        try:
+            await _lead_alone(port, store, call, waiting.pop(), seen, yields=not urgent)
+        except BaseException as error:
+            # Whoever waits for it will find that it was interrupted.
+            if not urgent or isinstance(error, (Exception, GeneratorExit)):
+                raise
 
     def at_end() -> None:
         # Once begun it sees to its flight by itself, which may be another's by now.
@@ -444,8 +474,20 @@ async def _lead_alone(
     port: Port, store: Store, call: Call, flight: Flight, seen: Found | None, *, yields: bool
 ) -> None:
     """A load that its caller does not wait for, or not to the end."""
-    outcome = await _lead(port, store, call, flight, seen, yields=yields)
-    if outcome.error is not None and seen is not None and type(outcome.error) is not Absent:
+    throttle = call.policy.freshness.throttle
+    try:
+        outcome = await _lead(port, store, call, flight, seen, yields=yields)
+    except BaseException:
+        if seen is not None:
+            store.rest(call.key, throttle)
+        raise
+    if seen is None:
+        if outcome.error is not None and not flight.heard and type(outcome.error) is not Absent:
+            _warn(call, outcome.error, "when nobody waited for it any more")
+    elif outcome.error is None:
+        if not (flight.stored or flight.found or flight.moved):
+            store.rest(call.key, throttle)  # what is not to be stored is no reason to ask again at every call
+    elif type(outcome.error) is not Absent:
         # Whatever was raised: callers are served, and the source must not be asked again by each of them.
         _rest(store, call, outcome.error)
     del outcome, flight  # as in _lead
@@ -485,10 +527,10 @@ def _too_late(store: Store, call: Call, spare: Found | None) -> Outcome:
 def _rest(store: Store, call: Call, error: Exception) -> None:
     """Leave a source that fails in peace for a while."""
     store.rest(call.key, call.policy.freshness.throttle)
-    # Its message may quote values.
-    warn_once(
-        f"{call.policy.name} raised {type(error).__name__}; the stale result is served meanwhile",
-        "stale",
-        call.policy.name,
-        type(error).__name__,
-    )
+    _warn(call, error, "and the stale result is served meanwhile")
+
+
+def _warn(call: Call, error: Exception, what: str) -> None:
+    """Say once what happened to an error that no caller is told of. Its message may quote values."""
+    kind = type(error).__name__
+    warn_once(f"{call.policy.name} raised {kind}, {what}", what, call.policy.name, kind)

@@ -45,7 +45,7 @@ class Life(NamedTuple):
 
     After ``fresh`` it is kept ``stale`` seconds more. Within ``due`` seconds no reader has anything to decide; ``None``
     if there never is anything, but that it has expired.
-    ``load`` is how long it took to compute, ``counted`` whether each time that it is found counts.
+    ``load`` is how long it took to compute. Where it is ``counted`` how often it is found, each reader decides.
     """
 
     fresh: float | None = None
@@ -142,7 +142,10 @@ class Freshness:
         }
         for option, value in named.items():
             if value is not None and not expires:
-                raise ConfigurationError(f"{option} needs expire=: what never expires is never stale")
+                raise ConfigurationError(
+                    f"{option} needs expire= beside it, where default_expire does not count: what never expires is "
+                    "never stale"
+                )
         while_revalidating = optional_seconds(stale_while_revalidate, option="stale_while_revalidate") or 0.0
         on_error = optional_seconds(stale_if_error, option="stale_if_error") or 0.0
         if errors is not None and not on_error:
@@ -212,15 +215,13 @@ class Freshness:
     def life(self, lifetime: float | None, load: float) -> Life:
         """How long a result is good for that is to be fresh for ``lifetime`` and took ``load`` seconds to compute."""
         if lifetime is None:
-            return Life(due=0.0, load=load, counted=True) if self.hits else Life(load=load)
+            return Life(due=NEVER, load=load, counted=True) if self.hits else Life(load=load)
         if self.jitter:
             lifetime *= random.uniform(1.0 - self.jitter, 1.0)
         if not self.soft:
             return Life(lifetime, load=load)
-        if self.hits:
-            return Life(lifetime, self.stale, 0.0, load, counted=True)
         due = min(lifetime - self._ahead(lifetime), lifetime - _EARLY_REACH * self.early * load)
-        return Life(lifetime, self.stale, max(due, 0.0), load)
+        return Life(lifetime, self.stale, max(due, 0.0), load, counted=self.hits > 0)
 
     def judge(self, found: Found) -> Verdict:
         """What to do with ``found``.

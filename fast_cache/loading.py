@@ -44,10 +44,10 @@ class Loading:
                 "get_or_set takes a plain function as its loader; await aget_or_set for an async one"
             )
         store = self._binding.store
-        value = self._glance(store, key)
+        tags = _tags(options)
+        value = self._glance(store, key, tags)
         if value is not MISSING:
             return value
-        tags = _tags(options)
         policy = self._policy(loader, options)
         policy.check(store)
         if not self._caches(store):
@@ -57,10 +57,10 @@ class Loading:
     async def aload(self, key: str, loader: Loader, options: dict[str, Any]) -> Any:
         """The same, awaiting what ``loader`` returns."""
         store = self._binding.store
-        value = self._glance(store, key)
+        tags = _tags(options)
+        value = self._glance(store, key, tags)
         if value is not MISSING:
             return value
-        tags = _tags(options)
         policy = self._policy(loader, options)
         policy.check(store)
         if not self._caches(store):
@@ -93,7 +93,7 @@ class Loading:
         if not self._caches(store):
             return await batch.load_apart(port, wanted)
         for key in wanted:
-            value = self._glance(store, key)
+            value = self._glance(store, key, tags)
             outcomes[key] = Outcome(value)
             if value is MISSING:
                 calls[key] = self._call(store, key, loader, policy, tags, ElementCall)
@@ -104,13 +104,18 @@ class Loading:
         finally:
             del outcomes  # the traceback of an error may refer to this frame
 
-    def _glance(self, store: Store, key: Any) -> Any | MissingType:
+    def check(self, options: dict[str, Any]) -> None:
+        """Raise if the options can't work, before anything is loaded."""
+        _tags(options)
+        _make_policy("", options).check(self._binding.store)
+
+    def _glance(self, store: Store, key: Any, tags: tuple[str, ...]) -> Any | MissingType:
         """The hit path: what lies in local memory, and has nothing to be decided about."""
         entry = self._binding.texts.table.get(key) if type(key) is str else None
         if entry is None:
             return MISSING
         value = entry.value  # before the expiry: an entry is retired in the opposite order
-        if entry.expires <= monotonic():
+        if entry.expires <= monotonic() or (tags and not store.has_tags(entry, tags)):
             return MISSING
         if entry.visits < MAX_VISITS:
             entry.visits += 1
@@ -175,7 +180,7 @@ def _tags(options: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _make_policy(name: str, options: dict[str, Any]) -> CachePolicy:
-    return CachePolicy.of(name=f"the loader {name}", author_keyed=True, **options)
+    return CachePolicy.of(name=f"the loader {name}", author_keyed=True, **options).checked(inspect.Signature())
 
 
 def _detaches(loader: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], bool]:

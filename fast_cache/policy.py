@@ -112,6 +112,8 @@ class CachePolicy:
             lifetime = None
         else:
             expire = lifetime = optional_seconds(expire, option="expire")
+        if not isinstance(shared, bool):
+            raise InvalidTypeError(f"shared must be True or False, not {type(shared).__name__}")
         if condition is not None and (not callable(condition) or inspect.iscoroutinefunction(condition)):
             raise InvalidTypeError("condition must be a plain function of the result that returns whether to store it")
         return cls(
@@ -123,13 +125,29 @@ class CachePolicy:
             namespace=namespace,
             lock=lock,
             lock_timeout=lock_timeout,
-            shared=bool(shared),
+            shared=shared,
             author_keyed=author_keyed,
         )
 
-    def of_function(self, name: str, annotation: Callable[[], Any]) -> CachePolicy:
-        """The same options, for the function of this name."""
-        return replace(self, name=name, annotation=annotation)
+    def of_function(self, name: str, annotation: Callable[[], Any], signature: inspect.Signature) -> CachePolicy:
+        """The same options, for the function of this name.
+
+        Raises:
+            ConfigurationError: a function among the options does not take what it will be called with.
+        """
+        return replace(self, name=name, annotation=annotation).checked(signature)
+
+    def checked(self, signature: inspect.Signature) -> CachePolicy:
+        """The same options, if the functions among them can be called for a function of this signature."""
+        if self.condition is not None:
+            _check_takes("condition", "the result", self.condition, None)
+        parameters = signature.parameters.values()
+        if callable(self.expire) and not any(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in parameters):
+            named = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+            places = [one.name for one in parameters if one.kind is not one.KEYWORD_ONLY]
+            what = ", ".join(["the result", *places, *(f"{name}=" for name in named)])
+            _check_takes("expire", what, self.expire, None, *places, **dict.fromkeys(named))
+        return self
 
     def check(self, store: Store) -> None:
         """Refuse a store that can't do what the options ask of it.
@@ -193,6 +211,10 @@ class CachePolicy:
             lifetime = self.expire
         return self.freshness.life(lifetime, outcome.seconds)
 
+    def knows(self, error: Exception) -> bool:
+        """Whether this function may have met a stored ``error``."""
+        return type(error) is not Absent or any(kind is Absent for kind, _ in self.cache_errors)
+
     def keeping_error(self, error: Exception, spare: Found | None) -> Keeping:
         """What may be done with an exception; one that ``spare`` covers for does not take its place."""
         lasting = self._lifetime_of(error) is not None
@@ -239,6 +261,17 @@ def _lock(lock: Any = "local", lock_timeout: Duration | None = None) -> tuple[Lo
             "process is waited for"
         )
     return lock, _LOCK_TIMEOUT if patience is None else patience
+
+
+def _check_takes(option: str, what: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    try:
+        accepted = inspect.signature(fn)
+    except (TypeError, ValueError):  # some builtins have no signature: nothing to check against
+        return
+    try:
+        accepted.bind(*args, **kwargs)
+    except TypeError as error:
+        raise ConfigurationError(f"{option}= is called with {what}, which it does not accept: {error}") from None
 
 
 def _errors(given: Mapping[type[Exception], Duration] | None) -> tuple[tuple[type[Exception], float], ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from fast_cache.durations import Duration, seconds
@@ -39,7 +40,7 @@ class Presets(ABC):
             ConfigurationError: ``early_ttl`` is not below ``ttl``, or another option can't work.
         """
         whole, part = _two(ttl, early_ttl, "early_ttl")
-        decorator: Decorator = self.cached(expire=whole, refresh_ahead=whole - part, **options)
+        decorator: Decorator = self.cached(expire=whole, refresh_ahead=timedelta(seconds=whole - part), **options)
         return decorator
 
     def soft(

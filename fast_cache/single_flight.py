@@ -95,6 +95,8 @@ class Flight:
         "began",
         "ended",
         "found",
+        "heard",
+        "interrupted",
         "key",
         "lease",
         "lost",
@@ -109,6 +111,10 @@ class Flight:
         self.key = key
         self.moved = False
         self.stored = False
+        self.interrupted = False
+        """Whether its leader went away without an outcome."""
+        self.heard = False
+        """Whether somebody waited for it when it ended."""
         self.found = False
         """Whether the leader found the value, stored by somebody else, and loaded nothing."""
         self.lease: Lease | None = None
@@ -151,6 +157,7 @@ def leading(flight: Flight) -> Iterator[None]:
     """Mark what runs inside as the load of ``flight``, so that waiting for itself is noticed."""
     flight.mark.forget()  # what a leader said that was cancelled is not its heir's
     flight.lost = frozenset()
+    flight.interrupted = False
     token = _led.set((*_led.get(), flight.mark))
     try:
         yield
@@ -293,6 +300,7 @@ class Flights:
                 return
             flight.outcome = outcome
             flight.ended = signal
+            flight.heard = bool(flight._waiters or flight._late)
             self._remove(flight)
             waiters, flight._waiters = flight._waiters, deque()
             late, flight._late = flight._late, deque()

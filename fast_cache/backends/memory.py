@@ -21,7 +21,7 @@ from fast_cache.backends.eviction import S3FIFO, Cause
 from fast_cache.backends.keyspace import check_key, check_namespace
 from fast_cache.backends.store import NO_SHELF, Address, CodecSource, Store, Terms
 from fast_cache.durations import Duration, optional_seconds
-from fast_cache.entry import MAX_VISITS, MISSING, NEVER, Age, AgedEntry, Entry, MissingType, Shelf, Tag
+from fast_cache.entry import MAX_VISITS, MISSING, NEVER, Age, AgedEntry, Entry, MissingType, Shelf, Tag, TaggedEntry
 from fast_cache.errors import ConfigurationError, EncodeError, InvalidTypeError
 from fast_cache.freshness import Found, Life
 from fast_cache.keys import Slot, address_of
@@ -196,15 +196,18 @@ class MemoryStore(Store):
             entry.visits += 1
         return value
 
-    def find(self, key: Address, *, count: bool = False) -> Found | MissingType:
-        """What lies under ``key``, fresh or stale; with ``count`` that is a hit of the entry."""
+    def has_tags(self, entry: Entry, tags: Sequence[str]) -> bool:
+        return isinstance(entry, TaggedEntry) and all(self._tags.get(tag) in entry.tags for tag in tags)
+
+    def find(self, key: Address, *, count: bool = False, tags: Sequence[str] = ()) -> Found | MissingType:
+        """What lies under ``key`` and has ``tags``, fresh or stale; with ``count`` that is a hit of the entry."""
         shelf, name = self._place(key)
         entry = shelf.table.get(name)
         if entry is None:
             return MISSING
         value = entry.value  # before the expiry: an entry is retired in the opposite order
         now = monotonic()
-        if entry.is_over(now):
+        if entry.is_over(now) or (tags and not self.has_tags(entry, tags)):
             return MISSING
         if entry.visits < MAX_VISITS:
             entry.visits += 1
@@ -302,12 +305,12 @@ class MemoryStore(Store):
         return lambda: duplicate(snapshot)
 
     async def read(self, port: Port, key: Address, terms: Terms) -> Found | MissingType:
-        return self.find(key, count=terms.counts)
+        return self.find(key, count=terms.counts, tags=terms.tags)
 
     async def capture(
         self, port: Port, key: Address, terms: Terms, *, replace: bool
     ) -> tuple[Found | MissingType, object]:
-        return MISSING if replace else self.find(key), self  # the flight itself is the fence
+        return MISSING if replace else self.find(key, tags=terms.tags), self  # the flight itself is the fence
 
     async def write(self, port: Port, flight: Flight, ticket: object, value: Any, life: Life, terms: Terms) -> bool:
         return self.put(flight.key, value, life, flight, terms.tags)
@@ -395,7 +398,8 @@ def _times(life: Life) -> tuple[float, Age | None]:
     now = monotonic()
     if life.due is None:
         return now + fresh, None
-    return now + life.due, Age(now + fresh, now + fresh + life.stale, fresh, life.load, itertools.count(1).__next__)
+    due = 0.0 if life.counted else life.due
+    return now + due, Age(now + fresh, now + fresh + life.stale, fresh, life.load, itertools.count(1).__next__)
 
 
 def _checked_size(max_size: object) -> int:

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any, ClassVar, Final, NamedTuple
 from weakref import WeakSet
 
-from fast_cache.entry import MISSING, NEVER, MissingType, Shelf
+from fast_cache.entry import MISSING, NEVER, Entry, MissingType, Shelf
 from fast_cache.errors import EncodeError
 from fast_cache.freshness import Found, Life
 from fast_cache.once import Health
@@ -43,8 +43,8 @@ class Terms(NamedTuple):
     """What a call wants of an entry: how it is decoded, what is to be known of it, and what it must have.
 
     Without a ``codec`` it is decoded by the one that wrote it. Only with ``soft`` does the caller ask how old it is;
-    with ``counts`` how often it was found, and that is counted. What lacks one of ``tags`` is not there, unless the
-    store is local memory; nor is what has a tag that was invalidated.
+    with ``counts`` how often it was found, and that is counted. What lacks one of ``tags`` is not there; nor is what
+    has a tag that was invalidated.
     """
 
     codec: CodecSource | None
@@ -71,6 +71,9 @@ class Store(ABC):
 
     shared: ClassVar[bool] = False
     """Whether other processes change it and every write is checked against what they did."""
+
+    tells_age: ClassVar[bool] = False
+    """Whether it can tell of any entry how long it has left, for the asking."""
 
     leases: ClassVar[bool] = False
     """Whether it can let one process at a time load a key: whether it has :meth:`claim`, :meth:`released` and so on."""
@@ -109,6 +112,10 @@ class Store(ABC):
     def glance(self, key: Address) -> Any:
         """The same, if there is nothing to be decided about it, such as whether it is due: that is a hit."""
         return MISSING
+
+    def has_tags(self, entry: Entry, tags: Sequence[str]) -> bool:
+        """Whether an entry of local memory has all of ``tags``."""
+        return False
 
     def rests(self, key: Address) -> bool:
         """Whether the source of ``key`` failed a moment ago, and is to be left in peace."""

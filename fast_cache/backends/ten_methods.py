@@ -110,7 +110,7 @@ class TenMethodStore(Store):
                 fresh, not_due = _signs(key, data)
                 await self._sign(port, fresh, life.fresh)
                 if life.due:
-                    await self._sign(port, not_due, life.due)
+                    await self._sign(port, not_due, life.due if life.due < NEVER else None)
             await self._do(port, "set", key, data, life.kept)
         finally:
             if self._writing.get(key) is data:  # not so in a forked child

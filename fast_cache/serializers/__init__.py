@@ -8,7 +8,7 @@ from fast_cache.serializers.pickled import PickleSerializer
 from fast_cache.serializers.raising import RaisingCodec
 from fast_cache.serializers.registry import decoder_of, register
 from fast_cache.serializers.schema import schema_digest
-from fast_cache.serializers.stored import NO_TAGS, Stored, decode_stored, encode_stored, holds_exception, unpack_stored
+from fast_cache.serializers.stored import NO_TAGS, Stored, decode_stored, encode_stored, holds_value, unpack_stored
 from fast_cache.serializers.tagged import TaggedCodec
 from fast_cache.serializers.typed import any_codec, codec_for
 
@@ -25,7 +25,7 @@ __all__ = [
     "decode_stored",
     "decoder_of",
     "encode_stored",
-    "holds_exception",
+    "holds_value",
     "name_digest",
     "pack",
     "register",

@@ -93,10 +93,10 @@ def decode_stored(stored: Stored, codec: Codec | None) -> Any:
     return codec.decode(stored.payload, stored.context)
 
 
-def holds_exception(stored: Stored) -> bool:
-    """Whether it is an exception that a function raised, and no value."""
+def holds_value(stored: Stored) -> bool:
+    """Whether it is a value, of which this process knows the codec, and no exception that a function raised."""
     codec = decoder_of(stored.codec)
-    return isinstance(codec, RaisingCodec) and codec.is_exception(stored.payload)
+    return codec is not None and not (isinstance(codec, RaisingCodec) and codec.is_exception(stored.payload))
 
 
 def _context(key: str) -> bytes:

@@ -571,7 +571,7 @@ def test_what_is_said_where_nothing_is_loaded_has_no_effect() -> None:
     cache.current.skip()
     assert cache.current.expire is None
     with pytest.raises(ConfigurationError, match="expire"):
-        cache.current.expire = -1
+        cache.current.expire = "soon"
 
 
 def test_a_sync_function_on_the_thread_of_a_loop_never_waits() -> None:

@@ -359,10 +359,10 @@ def test_which_options_concern_readers_and_waiters(options: dict[str, Any], soft
         ({"early": 1}, 60.0, 7.0, Life(60.0, 0.0, 0.0, 7.0)),
         ({"early": 1, "refresh_ahead": 10}, 60.0, 2.0, Life(60.0, 0.0, 40.0, 2.0)),
         ({"early": 1, "refresh_ahead": 30}, 60.0, 2.0, Life(60.0, 0.0, 30.0, 2.0)),
-        ({"hits": 3}, None, 2.0, Life(None, 0.0, 0.0, 2.0, counted=True)),
-        ({"hits": 3}, 60.0, 2.0, Life(60.0, 0.0, 0.0, 2.0, counted=True)),
-        ({"hits": 3, "stale_if_error": 5}, 60.0, 2.0, Life(60.0, 5.0, 0.0, 2.0, counted=True)),
-        ({"hits": 3, "stale_if_error": 5}, None, 2.0, Life(None, 0.0, 0.0, 2.0, counted=True)),
+        ({"hits": 3}, None, 2.0, Life(None, 0.0, math.inf, 2.0, counted=True)),
+        ({"hits": 3}, 60.0, 2.0, Life(60.0, 0.0, 60.0, 2.0, counted=True)),
+        ({"hits": 3, "stale_if_error": 5}, 60.0, 2.0, Life(60.0, 5.0, 60.0, 2.0, counted=True)),
+        ({"hits": 3, "stale_if_error": 5}, None, 2.0, Life(None, 0.0, math.inf, 2.0, counted=True)),
     ],
 )
 def test_how_long_a_result_is_good_for(

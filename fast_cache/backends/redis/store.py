@@ -28,7 +28,7 @@ from fast_cache.serializers import (
     codec_for,
     decode_stored,
     encode_stored,
-    holds_exception,
+    holds_value,
     name_digest,
     unpack_stored,
 )
@@ -60,6 +60,7 @@ class RedisStore(Store):
     """
 
     shared = True
+    tells_age = True
     leases = True
 
     def __init__(
@@ -101,7 +102,7 @@ class RedisStore(Store):
     async def has(self, port: Port, key: str) -> bool:
         left, data, generation = await self._link.exchange(port, self._layout.left(key) + self._layout.read(key))
         stored = await self._living(port, _opened(key, data, generation), {})
-        return stored is not None and not holds_exception(stored) and _fresh_for(stored, left) > 0
+        return stored is not None and holds_value(stored) and _fresh_for(stored, left) > 0
 
     async def capture(self, port: Port, key: str, terms: Terms, *, replace: bool) -> tuple[Found | MissingType, object]:
         replies = await self._link.exchange(port, self._capture(key, terms, replace=replace))
