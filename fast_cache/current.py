@@ -66,9 +66,9 @@ class Tags:
         Raises:
             ConfigurationError: not text, empty, too long, or more than 64 in all.
         """
-        both = dict.fromkeys((*self._mark.tags, *check_tags(tags)))
-        check_tags(both)
-        self._mark.tags = both
+        added = dict.fromkeys(check_tags(tags))
+        check_tags((*self._mark.tags, *added))
+        self._mark.tags.update(added)  # in one step, because the threads of one load may add tags at once
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._mark.tags)
+        return iter(tuple(self._mark.tags))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from fast_cache.backends.store import Address, Store
+from fast_cache.backends.store import Address, Store, Terms
 from fast_cache.background import Background
 from fast_cache.claim import capture, is_newer, release
 from fast_cache.entry import MISSING, NEVER, MissingType
@@ -344,7 +344,7 @@ async def _end(
             flight.stored = bool(stored)
         if not stored and store.shared and flights.is_followed(flight):
             refused = stored is not None
-            if refused or not await _stands(port, store, flight, ticket):
+            if refused or not await _stands(port, store, flight, ticket, _terms(call, flight)):
                 signal = Signal.OVERTAKEN
         if keeping is Keeping.REMOVE and not flight.moved:
             await invalidate(port, store, flight.key)
@@ -371,10 +371,7 @@ async def _write(port: Port, store: Store, call: Call, flight: Flight, ticket: o
         return None
     try:
         value = outcome.value if outcome.error is None else Raised(outcome.error)
-        terms = call.terms
-        if flight.mark.tags:
-            terms = terms._replace(tags=tuple(dict.fromkeys((*terms.tags, *flight.mark.tags))))
-        stored = await store.write(port, flight, ticket, value, life, terms)
+        stored = await store.write(port, flight, ticket, value, life, _terms(call, flight))
         if outcome.error is None:
             store.rested(call.key)
     except BackendError as error:
@@ -387,7 +384,13 @@ async def _write(port: Port, store: Store, call: Call, flight: Flight, ticket: o
     return stored
 
 
-async def _stands(port: Port, store: Store, flight: Flight, ticket: object) -> bool:
+def _terms(call: Call, flight: Flight) -> Terms:
+    """Those of the call, with all tags of what was loaded."""
+    late = tuple(flight.mark.tags)
+    return call.terms._replace(tags=tuple(dict.fromkeys(call.terms.tags + late))) if late else call.terms
+
+
+async def _stands(port: Port, store: Store, flight: Flight, ticket: object, terms: Terms) -> bool:
     """Whether the followers of a load that was not stored may have its value.
 
     They asked before any invalidation of this process that has moved the flight, but perhaps after one elsewhere: then
@@ -396,7 +399,7 @@ async def _stands(port: Port, store: Store, flight: Flight, ticket: object) -> b
     if ticket is None:
         return True
     try:
-        return not flight.moved and await store.stands(port, flight.key, ticket)
+        return not flight.moved and await store.stands(port, flight.key, ticket, terms)
     except BackendError as error:
         store.health.failed("read", error)
         return True

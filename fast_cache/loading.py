@@ -86,6 +86,7 @@ class Loading:
         store = self._binding.store
         tags = _tags(options)
         policy = self._policy(loader, options)
+        policy.check(store)
         outcomes: Outcomes = {}
         calls: dict[Hashable, Call] = {}
         wanted = elements_of(keys, "many")

@@ -54,8 +54,8 @@ class Lockstep:
         replies: list[Any] = await _Send(exchange, packet)
         return replies
 
-    async def later(self, step: Callable[[Port], Awaitable[T]]) -> T:
-        result: T = await _Later(step)
+    async def later(self, step: Callable[[Port], Awaitable[T | None]]) -> T | None:
+        result: T | None = await _Later(step)
         return result
 
     async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
@@ -115,9 +115,15 @@ class Lockstep:
     async def _serve(self, kind: type[_Step], asking: list[_Strand[Any]], places: Places) -> None:
         if kind is _Send:
             await self._send(asking)
-        elif kind in (_Do, _Later):
+        elif kind is _Do:
             for strand in asking:
                 await self._do(strand)
+        elif kind is _Later:
+            # One waits for all: whatever ends that, the others look again together, and never one after the other.
+            waiting, *others = asking
+            await self._do(waiting)
+            for strand in others:
+                strand.go()
         elif kind is _Finish:
             await self._finish(asking)
         elif kind is _Load:

@@ -37,8 +37,11 @@ class Port(Protocol):
     async def send(self, exchange: Exchange, packet: Sequence[Any]) -> list[Any]:
         """Carry out ``exchange``; packets of several callers may travel as one."""
 
-    async def later(self, step: Callable[[Port], Awaitable[T]]) -> T:
-        """Carry out a step that waits for others, once the caller has done what others wait for."""
+    async def later(self, step: Callable[[Port], Awaitable[T | None]]) -> T | None:
+        """Carry out a step that waits for others, once the caller has done what others wait for.
+
+        ``None`` may also mean that another step of the same caller waited, and this one was left out.
+        """
 
     async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         """Call the user's function. Its exceptions are an outcome; a cancellation passes through."""
@@ -83,7 +86,7 @@ class AsyncioPort:
     async def send(self, exchange: Exchange, packet: Sequence[Any]) -> list[Any]:
         return await exchange(self, packet)
 
-    async def later(self, step: Callable[[Port], Awaitable[T]]) -> T:
+    async def later(self, step: Callable[[Port], Awaitable[T | None]]) -> T | None:
         return await step(self)
 
     async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
@@ -160,7 +163,7 @@ class BlockingPort:
     async def send(self, exchange: Exchange, packet: Sequence[Any]) -> list[Any]:
         return await exchange(self, packet)
 
-    async def later(self, step: Callable[[Port], Awaitable[T]]) -> T:
+    async def later(self, step: Callable[[Port], Awaitable[T | None]]) -> T | None:
         return await step(self)
 
     async def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:

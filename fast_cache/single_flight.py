@@ -131,6 +131,9 @@ class Flight:
         self._gone = gone
 
 
+_LOST = 256
+"""How many tags that were invalidated are remembered for a load."""
+
 Gone = Callable[[], bool]
 """Tells whether a leader is not coming back, because the event loop that it ran on does not run."""
 
@@ -365,10 +368,18 @@ class Flights:
         Which these are is known when they end. So whoever comes from now on looks again then, with all of them.
         """
         lost = frozenset(tags)
+        given_up = []
         with self._lock:
             for flight in (*self._table.values(), *(flight for lone in self._lone.values() for flight in lone)):
-                flight.lost |= lost
                 flight.sealed = True
+                if len(flight.lost) < _LOST:
+                    flight.lost |= lost
+                else:  # they would add up as long as a load hangs: whatever tags it will have, it is fenced off
+                    flight.moved, flight.lost = True, frozenset()
+                    self._remove(flight)
+                    given_up.append(flight)
+        for flight in given_up:
+            _give_up_lease(flight)
 
     def _detach(self, key: Hashable) -> Flight | None:
         flight = self._table.pop(key, None)

@@ -173,8 +173,8 @@ class Store(ABC):
             return None
         return lambda: maker.decode(data)
 
-    async def stands(self, port: Port, key: Address, ticket: object) -> bool:
-        """Whether nothing that ``ticket`` notes has moved."""
+    async def stands(self, port: Port, key: Address, ticket: object, terms: Terms) -> bool:
+        """Whether nothing has moved that ``ticket`` notes, nor any of the tags, which are those of :meth:`write`."""
         return True
 
     async def claim(

@@ -49,6 +49,19 @@ _COUNTED: Final = 65_536
 _OVERLOOKED: Final = 1024
 """How many keys may be overlooked at once; one write that is being undone each."""
 
+_REVOKED: Final = 1024
+"""How many tokens are remembered that a slow write may bring back."""
+
+
+class _Candidate:
+    """A token that is being stored, by so many at once: the same for all, because of two one would not last."""
+
+    __slots__ = ("token", "writers")
+
+    def __init__(self) -> None:
+        self.token = secrets.token_bytes(_TOKEN)
+        self.writers = 0
+
 
 class TenMethodStore(Store):
     """A store over the ten methods of ``backend``."""
@@ -58,7 +71,9 @@ class TenMethodStore(Store):
         self._backend = backend
         self._writing: dict[str, bytes] = {}
         self._overlooked: OrderedDict[str, None] = OrderedDict()
-        self._candidates: dict[bytes, bytes] = {}
+        self._making = threading.RLock()  # garbage that is collected in here may be a load that is given up
+        self._candidates: dict[bytes, _Candidate] = {}
+        self._revoked: OrderedDict[bytes, None] = OrderedDict()
         self._counting = threading.Lock()
         self._counts: OrderedDict[str, int] = OrderedDict()
 
@@ -126,8 +141,15 @@ class TenMethodStore(Store):
 
     async def delete_tagged(self, port: Port, tags: Sequence[str]) -> None:
         self.flights.lose(tags)
-        for tag in tags:
-            await self._do(port, "delete", _tag_key(name_digest(tag)))
+        failed: BackendError | None = None
+        for digest in map(name_digest, tags):
+            self._revoke(digest)
+            try:
+                await self._do(port, "delete", _tag_key(digest))
+            except BackendError as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     async def _stands_tagged(self, port: Port, stored: Stored, tags: Sequence[str]) -> bool:
         """Whether an entry has all of ``tags``, and none that was invalidated since it was stored."""
@@ -139,18 +161,37 @@ class TenMethodStore(Store):
         """The tokens of tags, as far as there are any. Whoever invalidates a tag removes its token."""
         tokens = {}
         for digest in digests:
-            token = await self._do(port, "get", _tag_key(digest))
-            if not isinstance(token, (bytes, bytearray)) or len(token) != _TOKEN:
-                if not create:
-                    continue
-                # The same for all who find that there is none: of two, one would not last.
-                token = self._candidates.setdefault(digest, secrets.token_bytes(_TOKEN))
-                try:
-                    await self._do(port, "set", _tag_key(digest), token, _TAG_LIFETIME)
-                finally:
-                    self._candidates.pop(digest, None)
-            tokens[digest] = bytes(token)
+            found = await self._do(port, "get", _tag_key(digest))
+            token = bytes(found) if isinstance(found, (bytes, bytearray)) else b""
+            if len(token) == _TOKEN and token not in self._revoked:
+                tokens[digest] = token
+            elif create:
+                tokens[digest] = await self._new_token(port, digest)
         return tokens
+
+    async def _new_token(self, port: Port, digest: bytes) -> bytes:
+        with self._making:
+            candidate = self._candidates.setdefault(digest, _Candidate())
+            candidate.writers += 1
+        try:
+            await self._do(port, "set", _tag_key(digest), candidate.token, _TAG_LIFETIME)
+            if candidate.token in self._revoked:  # which came before this write, and it must not undo that
+                await self._do(port, "delete", _tag_key(digest))
+        finally:
+            with self._making:
+                candidate.writers -= 1
+                if not candidate.writers and self._candidates.get(digest) is candidate:
+                    del self._candidates[digest]
+        return candidate.token
+
+    def _revoke(self, digest: bytes) -> None:
+        """The token that is being stored for a tag may be stored after the removal that follows: it holds no more."""
+        with self._making:
+            candidate = self._candidates.pop(digest, None)
+            if candidate is not None:
+                self._revoked[candidate.token] = None
+                if len(self._revoked) > _REVOKED:
+                    self._revoked.popitem(last=False)
 
     def changing(self, key: str, value: object = None) -> None:
         """A user's method is about to change ``key``."""
@@ -171,6 +212,8 @@ class TenMethodStore(Store):
     def after_fork(self) -> None:
         super().after_fork()
         self._counting = threading.Lock()
+        self._making = threading.RLock()
+        self._candidates = {}
         # What is overlooked stays so: nobody knows whether the parent's thread came to undo it, and a write here does.
         self._writing = {}
 

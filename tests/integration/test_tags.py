@@ -146,16 +146,16 @@ async def test_who_comes_after_it_is_not_given_what_was_loaded_before(
 @in_both_flavours
 async def test_another_tag_fences_nothing_off(flavour: Flavour, backend: CacheBackend) -> None:
     pages, gate = Pages(flavour.use(backend)), flavour.gate()
-    await pages.invalidate("any")  # the first one ever leaves no number to compare with
-    pages.before = gate.passed
     pages.late = ["late"]
+    await flavour.call(pages.page, 3)  # a tag that nobody has seen may be one that was lost
+    pages.before = gate.passed
     caller = flavour.start(pages.page, 1)
-    await flavour.until(lambda: _is(bool(pages.runs)), "it loads")
+    await flavour.until(lambda: _is(1 in pages.runs), "it loads")
     await pages.invalidate("user:2", "other")
     gate.open()
     await caller.result()
     await flavour.call(pages.page, 1)
-    assert pages.runs == [1]
+    assert pages.runs == [3, 1]
 
 
 @in_both_flavours
@@ -316,8 +316,9 @@ async def test_late_tags_are_stored_while_others_are_invalidated(
     here, there = flavour.use(two[0]), flavour.use(two[1])
     for tag in ("mine", "other"):
         await invalidate(there, tag)
+    await flavour.call(Pages(here, tags="seen", version=2).page, 1)
     pages, gate = Pages(here, tags=None), flavour.gate()
-    pages.before, pages.late = gate.passed, ["mine", "never seen"]
+    pages.before, pages.late = gate.passed, ["mine", "seen"]
     caller = flavour.start(pages.page, 1)
     await flavour.until(lambda: _is(bool(pages.runs)), "it loads")
     await invalidate(there, "other")

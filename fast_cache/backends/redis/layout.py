@@ -30,7 +30,8 @@ removes the lease too: what is loading is fenced off, and the next caller need n
 Tags. A load captures the generations of the tags that its result will have; an entry is dead once one of them is
 another, or gone. An invalidation of tags takes the next number of the namespace, which begins at a random epoch, and
 makes it their generation. So a tag that is added while loading, whose generation nobody captured, is told from one
-that was invalidated meanwhile: its number is higher than the one that was the last when the load began.
+that was invalidated meanwhile: its number is higher than the one that was the last when the load began. One that has no
+generation at all may have lost it, by eviction: if any number was given meanwhile, what adds it is not stored.
 
 Clearing puts a new generation; entries that repeat another one are dead when read, and expire by themselves.
 """
@@ -254,6 +255,10 @@ class Layout:
         """Reply for each: its generation."""
         return [("GET", self.tag_key(digest)) for digest in digests]
 
+    def capture_number(self, new_epoch: bytes) -> list[Command]:
+        """Begin the numbers if there are none. Replies: OK or nil, the generation that was given to a tag last."""
+        return [("SET", self._sequence, _first(new_epoch), "PX", self._tag_ms, "NX"), *self.last_number()]
+
     def last_number(self) -> list[Command]:
         """Reply: the generation that was given to a tag last, or nil."""
         return [("GET", self._sequence)]
@@ -281,9 +286,8 @@ class Layout:
     def forget_tags(self, digests: Iterable[bytes], new_epoch: bytes) -> list[Command]:
         """Invalidate tags in one packet, whatever their number would have been: all that is being loaded is refused
         that adds a tag meanwhile. Replies: OK, how many there were of each."""
-        first = new_epoch + bytes(TOKEN_LENGTH - EPOCH_LENGTH)
         return [
-            ("SET", self._sequence, first, "PX", self._tag_ms),
+            ("SET", self._sequence, _first(new_epoch), "PX", self._tag_ms),
             *(("DEL", self.tag_key(digest)) for digest in digests),
         ]
 
@@ -296,6 +300,11 @@ class Layout:
 
     def _append(self, key: str, token: bytes) -> Command:
         return ("EVAL", _ANNOUNCE, 1, self.fence_key(key), token, self._fence_ms)
+
+
+def _first(epoch: bytes) -> bytes:
+    """The number with which an epoch begins."""
+    return epoch + bytes(TOKEN_LENGTH - EPOCH_LENGTH)
 
 
 def _within_braces(key: str) -> str:

@@ -86,7 +86,7 @@ class Link:
     async def wait(self, port: Port, packet: Sequence[Command], seconds: float) -> list[Reply] | None:
         """Send ``packet``, which the server may answer only after ``seconds``, over a connection for such.
 
-        If none is free, nothing is sent, and ``None`` returned after a while.
+        If none is free, nothing is sent, and ``None`` returned after a while; also if another of a batch has waited.
         """
         return await port.later(partial(self._wait, packet, seconds))
 

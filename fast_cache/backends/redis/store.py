@@ -176,14 +176,15 @@ class RedisStore(Store):
 
     def _capture(self, key: str, terms: Terms, *, replace: bool) -> list[Command]:
         commands = self._layout.left(key) if terms.soft else []
-        commands += self._layout.capture(key, new_token(), new_token(), replace=replace) + self._layout.last_number()
+        commands += self._layout.capture(key, new_token(), new_token(), replace=replace)
+        commands += self._layout.capture_number(new_epoch())
         return commands + self._layout.capture_tags({digest: new_token() for digest in _digests(terms)})
 
     async def _captured(
         self, port: Port, key: str, terms: Terms, replies: list[Reply], *, replace: bool
     ) -> tuple[Found | MissingType, object]:
         left = replies.pop(0) if terms.soft else None
-        data, announced, _, fence, _, generation, number, *tokens = replies
+        data, announced, _, fence, _, generation, _, number, *tokens = replies
         if replace:
             _expect_ok([announced])
         tags = dict(zip(_digests(terms), tokens[2::3], strict=True))
@@ -226,7 +227,10 @@ class RedisStore(Store):
         if damaged := [digest for digest, token in tokens.items() if not _is_token(token)]:
             await self._repaired(port, damaged)
             return None  # whatever it said is lost
-        if all(_stood(token, ticket.number, number) for token in tokens.values()):
+        # There was none: nobody invalidated the tag ever, or what was left of that is lost.
+        made = any(isinstance(reply, bytes) for reply in replies[::3])
+        unmoved = isinstance(number, bytes) and number == ticket.number
+        if unmoved or (not made and all(_stood(token, ticket.number, number) for token in tokens.values())):
             return {**ticket.tags, **tokens}
         return None
 
@@ -301,8 +305,10 @@ class RedisStore(Store):
         _expect_ok(await self._link.exchange(port, self._layout.repair_generation(repaired)))
         return repaired
 
-    async def stands(self, port: Port, key: str, ticket: object) -> bool:
+    async def stands(self, port: Port, key: str, ticket: object, terms: Terms) -> bool:
         assert isinstance(ticket, Ticket)
+        if await self._with_late(port, ticket, _digests(terms)) is None:
+            return False
         replies = await self._link.exchange(port, self._layout.stands(key) + self._layout.read_tags(ticket.tags))
         return replies == [ticket.fence, ticket.generation, *ticket.tags.values()]
 
@@ -410,9 +416,7 @@ def _digests(terms: Terms) -> list[bytes]:
 
 
 def _stood(token: bytes, before: Reply, now: Reply) -> bool:
-    """Whether a tag with this generation was not invalidated between two looks at the last number."""
-    if before == now:
-        return True
+    """Whether a tag with this generation was not invalidated between two looks at the last number, which differ."""
     if not (_is_token(before) and _is_token(now) and before[:EPOCH_LENGTH] == now[:EPOCH_LENGTH]):
         return False  # the numbers begin anew, and nobody knows what was invalidated
     return token[:EPOCH_LENGTH] != now[:EPOCH_LENGTH] or bool(token <= before)
