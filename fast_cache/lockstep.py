@@ -104,7 +104,7 @@ class Lockstep:
             while asking := [strand for strand in strands if strand.asks is not None]:
                 self._launch()
                 kind = min({type(strand.asks) for strand in asking}, key=lambda kind: kind.rank)
-                await self._serve(kind, [strand for strand in asking if type(strand.asks) is kind], places)
+                await self._serve(kind, [strand for strand in asking if type(strand.asks) is kind], asking, places)
         except BaseException as error:
             _stop(strands, error)
             raise
@@ -112,7 +112,9 @@ class Lockstep:
             places.leave_all()
             self._launch()
 
-    async def _serve(self, kind: type[_Step], asking: list[_Strand[Any]], places: Places) -> None:
+    async def _serve(
+        self, kind: type[_Step], asking: list[_Strand[Any]], all_: list[_Strand[Any]], places: Places
+    ) -> None:
         if kind is _Send:
             await self._send(asking)
         elif kind is _Do:
@@ -127,7 +129,7 @@ class Lockstep:
         elif kind is _Finish:
             await self._finish(asking)
         elif kind is _Load:
-            await self._load_all(asking[: self._most])
+            await self._load_all(asking[: self._most], all_)
         else:
             await self._wait(asking, places)
 
@@ -170,10 +172,13 @@ class Lockstep:
         for strand, ended in zip(asking, inner, strict=True):
             strand.go(ended.result, ended.error)
 
-    async def _load_all(self, asking: list[_Strand[Any]]) -> None:
+    async def _load_all(self, asking: list[_Strand[Any]], all_: list[_Strand[Any]]) -> None:
         around = led()
         marks = [mark for strand in asking for mark in strand.asks.led if mark not in around]
-        with leading_all(marks):
+        # What the other calls lead goes on when this run has ended: it waits for it as well.
+        known = {*around, *marks}
+        others = [mark for strand in all_ for mark in strand.context.run(led) if mark not in known]
+        with leading_all(marks, others):
             outcomes = await self._load(self._port, [strand.asks.element for strand in asking])
         outcomes.reverse()
         for strand in asking:

@@ -171,13 +171,15 @@ def leading(flight: Flight) -> Iterator[None]:
 
 
 @contextmanager
-def leading_all(marks: Sequence[Mark]) -> Iterator[None]:
+def leading_all(marks: Sequence[Mark], others: Sequence[Mark] = ()) -> Iterator[None]:
     """Mark what runs inside as the load of several flights: what it says of its result is about each of theirs.
 
     One mark stands for all of them, and they wait for it: what runs inside carries about one more, not thousands.
+    The ``others`` wait for it too, and nothing is said of them.
     """
     own = Mark()
-    for mark in marks:
+    waiting = (*marks, *others)
+    for mark in waiting:
         mark.awaits.append(own)  # without the lock: what waits for nothing yet closes no ring
     token = _led.set((*_led.get(), own))
     try:
@@ -187,7 +189,7 @@ def leading_all(marks: Sequence[Mark]) -> Iterator[None]:
     finally:
         with suppress(ValueError):
             _led.reset(token)
-        for mark in marks:
+        for mark in waiting:
             mark.awaits.remove(own)
 
 

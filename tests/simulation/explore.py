@@ -144,6 +144,15 @@ def _shorter(plan: Plan) -> Iterator[Plan]:
         yield replace(plan, slow=False)
     if plan.nests:
         yield replace(plan, nests=False)
+    if plan.skips:
+        yield replace(plan, skips=0.0)
+    if plan.most:
+        yield replace(plan, most=None)
+    for index in range(len(plan.tagging)):
+        for part, tags in plan.tagging[index]._asdict().items():
+            for tag in tags:
+                fewer_tags = plan.tagging[index]._replace(**{part: tuple(other for other in tags if other != tag)})
+                yield replace(plan, tagging=(*plan.tagging[:index], fewer_tags, *plan.tagging[index + 1 :]))
     if plan.max_load_time < 60:
         yield replace(plan, max_load_time=60.0)
     last = len(plan.policies) - 1

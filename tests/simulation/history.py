@@ -24,6 +24,10 @@ class Kind(enum.Enum):
     INVALIDATE = "invalidate"
     PUT = "put"
     CLEAR = "clear"
+    INVALIDATE_TAGS = "invalidate tags"
+    BATCH = "batch"
+    REFRESH_BATCH = "refresh batch"
+    """Calls, or refreshes, of all keys at once. In the history they are what they are alone: each one of its key."""
 
 
 class Operation:
@@ -47,7 +51,9 @@ class Operation:
         "kind",
         "number",
         "outer",
+        "parts",
         "process",
+        "tags",
         "value",
         "versions",
         "waits",
@@ -73,15 +79,21 @@ class Operation:
         self.waits = True
         self.outer: Operation | None = None
         """The one whose load called this one."""
+        self.tags: tuple[str, ...] = ()
+        """What an invalidation of tags invalidates."""
+        self.parts: tuple[Operation, ...] = ()
+        """The calls of a batch."""
 
     def __str__(self) -> str:
-        return f"{self.process} {self.kind.value}#{self.number}({self.key or ''})"
+        about = self.key or ", ".join(self.tags or [str(part.key) for part in self.parts])
+        return f"{self.process} {self.kind.value}#{self.number}({about})"
 
 
 class Load:
     """A run of the function. What it returns is its ``number``, or ``None``."""
 
     __slots__ = (
+        "absent",
         "began",
         "began_at",
         "ended",
@@ -111,6 +123,8 @@ class Load:
         self.version: int | None = None
         self.nothing = False
         """Whether it returns ``None``."""
+        self.absent = False
+        """Whether it is one of a batch that leaves out its key: there is no value."""
         self.failed = False
         self.leased = False
         """Whether the flight that it is for has the lease of the key, as far as its process knows."""
@@ -208,6 +222,8 @@ class History:
     def end_load(self, load: Load, how: str) -> None:
         load.ended = self.next()
         load.ended_at = self._scheduler.now
+        if load.absent:
+            self.disturb(None, load.key)  # what was stored before is removed
         if self.told:
             self.tell(f"{load.process} load {load.number} of {load.key} {how}")
 

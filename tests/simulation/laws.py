@@ -1,7 +1,9 @@
 """What must be true of every history. Each law is a function that yields what breaks it, in words.
 
 1.  After an invalidation has completed, no call that begins later returns anything older, whatever is allowed to be
-    stale. Of one that could not be delivered, only its own process knows.
+    stale. Of one that could not be delivered, only its own process knows. An invalidation of tags is one of every key
+    whose function declares one of them, or whose loads add it; what was set by hand has none, and is served to no
+    function that declares some.
 2.  Nothing is served beyond its lifetime and the windows that the options of the caller allow.
 3.  In one process a key is loaded by one at a time, and not again while what was loaded is fresh, unless something
     happened meanwhile that makes another load right.
@@ -19,9 +21,10 @@ from typing import Final
 
 from fast_cache.backends.ten_methods import TenMethodStore
 from fast_cache.errors import BackendError, LoadTimeout
+from fast_cache.outcome import Absent
 from tests.simulation.history import Kind, Load, Operation
 from tests.simulation.plan import Backend
-from tests.simulation.world import LoadError, World
+from tests.simulation.world import LEASE, LoadError, World
 
 _ROUNDING: Final = 0.003
 """Seconds. Servers count in milliseconds, and envelopes round."""
@@ -67,7 +70,7 @@ class _Judge:
         self._changes = [
             operation
             for operation in world.history.operations
-            if operation.kind in (Kind.INVALIDATE, Kind.CLEAR, Kind.PUT, Kind.REFRESH)
+            if operation.kind in (Kind.INVALIDATE, Kind.CLEAR, Kind.PUT, Kind.REFRESH, Kind.INVALIDATE_TAGS)
         ]
 
     def ending(self, operation: Operation) -> Iterator[str]:
@@ -105,6 +108,8 @@ class _Judge:
             for earlier in loads[:index]:
                 if earlier.key != later.key or earlier.process == later.process:
                     continue
+                if later.began_at - earlier.began_at > self._world.plan.max_load_time - LEASE / 3:
+                    continue  # what takes longer is not stored, and its lease not extended
                 if (earlier.ended is None or earlier.ended > later.began) and not self._disturbed(earlier, later):
                     yield f"law 7: {earlier.process} and {later.process} load {later.key} at once, both with its lease"
 
@@ -123,12 +128,14 @@ class _Judge:
     def _useless(self, earlier: Load, later: Load) -> bool:
         freshness = later.operation.freshness
         plan = self._world.plan
-        if earlier.failed or earlier.nothing or plan.full or plan.loss or plan.max_load_time < 1:
+        if earlier.failed or earlier.nothing or earlier.absent or plan.full or plan.loss or plan.max_load_time < 1:
             return False
         if freshness.refresh_ahead or freshness.refresh_ahead_part or freshness.early or freshness.jitter:
             return False
-        if freshness.stale and plan.backend is Backend.TEN_METHODS:
-            return False  # it says too early that its values are stale, and is allowed to
+        if plan.backend is Backend.TEN_METHODS and (freshness.stale or plan.tagging):
+            # It says too early that its values are stale, and is allowed to; and of two tokens that are made for one
+            # tag at once only one lasts.
+            return False
         keeps = self._history.keeps.get(earlier.number, ())
         return any(later.began_at + _ROUNDING < kept.fresh_until for kept in keeps)
 
@@ -137,6 +144,12 @@ class _Judge:
             most = operation.freshness.hard_timeout
             if most is None or operation.ended_at - operation.began_at < most - _ROUNDING:
                 yield f"law 5: {operation} gave up too early"
+            return
+        if isinstance(error, Absent):
+            loads = [load for load in self._history.loads.values() if load.absent and load.key == operation.key]
+            if all(self._wrong_load(operation, load) for load in loads):
+                wrong = self._wrong_load(operation, loads[-1]) if loads else "law 5: nobody found so"
+                yield f"{wrong} ({operation} found nothing)"
             return
         if not isinstance(error, LoadError):
             yield f"law 5: {operation} raised {error!r}"
@@ -186,7 +199,11 @@ class _Judge:
 
     def _wrong_put(self, operation: Operation, put: Operation) -> str | None:
         assert put.key is not None
+        if self._world.plan.backend is not Backend.MEMORY and self._world.plan.tagging_of(put.key).declared:
+            return f"law 1: {operation} returned {put}, which lacks a tag that the function declares"
         for change in self._known_to(operation):
+            if change.kind is Kind.INVALIDATE_TAGS:
+                continue  # what was set by hand has no tags
             if put.key in change.versions and put.ended is not None and put.ended < change.began:
                 return f"law 1: {operation} returned {put}, after {change}"
         return self._too_old(operation, put.number)

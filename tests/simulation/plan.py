@@ -7,6 +7,7 @@ under many orders.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Final, NamedTuple
@@ -16,6 +17,11 @@ from fast_cache.policy import CachePolicy, Lock
 from tests.simulation.history import Kind
 
 KEYS: Final = ("a", "b")
+
+SHARED: Final = "both"
+"""The tag that both keys may have; beside it each may have one of its own."""
+
+TAGS: Final = ("of a", "of b", SHARED)
 
 LOCK_TIMEOUT: Final = 2.0
 """Seconds: longer than a load takes, and than a lease of which the holder died."""
@@ -56,6 +62,21 @@ class Step(NamedTuple):
     key: str
     pause: float
     detachable: bool
+    tags: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        about = "" if self.kind in (Kind.BATCH, Kind.REFRESH_BATCH) else ", ".join(self.tags) or self.key
+        return f"[{self.pause} s] {self.kind.value} {about}".rstrip()
+
+
+class Tagging(NamedTuple):
+    """The tags of a key: those that its function declares, and those that each of its loads adds."""
+
+    declared: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"declares {list(self.declared)}, adds {list(self.added)}"
 
 
 class Actor(NamedTuple):
@@ -101,6 +122,9 @@ _SHORT: Final = (0.0, 0.0, 0.0, 0.02, 0.05, 0.1, 0.2, 1.1)
 
 _KINDS: Final = (Kind.CALL,) * 11 + (Kind.INVALIDATE,) * 5 + (Kind.REFRESH, Kind.PUT, Kind.PUT, Kind.CLEAR)
 
+_MORE_KINDS: Final = (Kind.INVALIDATE_TAGS,) * 9
+_AT_ONCE: Final = (*(Kind.BATCH,) * 8, *(Kind.REFRESH_BATCH,) * 2)
+
 _FATES: Final = {
     Backend.MEMORY: (Fate.CANCEL, Fate.CANCEL, Fate.SHUTDOWN, Fate.TIME),
     Backend.TEN_METHODS: (Fate.CANCEL, Fate.CANCEL, Fate.SHUTDOWN, Fate.TIME),
@@ -136,20 +160,42 @@ class Plan:
     """Whether local memory has room for one entry only."""
     max_load_time: float = 60.0
     keys: tuple[str, ...] = KEYS
+    tagging: tuple[Tagging, ...] = ()
+    """One for each key; without any there are no tags."""
+    skips: float = 0.0
+    """How likely it is that a load says that its result is not to be stored."""
+    most: int | None = None
+    """How many elements of a batch are loaded at once, if that is limited."""
+
+    def tagging_of(self, key: str) -> Tagging:
+        return self.tagging[KEYS.index(key)] if self.tagging else _UNTAGGED
+
+    def tagged(self, tags: tuple[str, ...]) -> list[str]:
+        """The keys whose loaded values have one of ``tags``."""
+        return [
+            key
+            for key in self.keys
+            if not set(tags).isdisjoint((*self.tagging_of(key).declared, *self.tagging_of(key).added))
+        ]
 
     def __str__(self) -> str:
         traits = {"slow": self.slow, "nested loads": self.nests, "one entry": self.full}
+        traits |= {"results that are not to be stored": bool(self.skips), "one element at a time": bool(self.most)}
         lines = [
             f"{self.backend.value}, loss {self.loss}, failing loads {self.failures}, "
             f"max_load_time {self.max_load_time}" + "".join(f", {trait}" for trait, holds in traits.items() if holds)
         ]
         lines += [f"p{index}: {policy.name}, lock {policy.lock}" for index, policy in enumerate(self.policies)]
+        lines += [f"{key}: {tagging}" for key, tagging in zip(KEYS, self.tagging, strict=False)]
         for actor in self.actors:
-            steps = ", ".join(f"[{step.pause} s] {step.kind.value} {step.key}" for step in actor.steps)
+            steps = ", ".join(map(str, actor.steps))
             where = f"{actor.flavour.value} of p{actor.process}{', on its other loop' if actor.loop else ''}"
             lines.append(f"a {where}: {steps}")
         lines += [f"[{blow.pause} s] {blow.fate.value} (p{blow.process})" for blow in self.blows]
         return "\n".join(lines)
+
+
+_UNTAGGED: Final = Tagging()
 
 
 def draw(rng: Random) -> Plan:
@@ -171,7 +217,9 @@ def draw(rng: Random) -> Plan:
     drawn = random()
     lock: Lock = "distributed" if drawn < 0.4 and backend is Backend.REDIS else False if drawn > 0.9 else "local"
     policies = [replace(policy, lock=lock, lock_timeout=LOCK_TIMEOUT) for policy in policies]
-    keys = 1 if random() < 0.75 else 2
+    batches, tags = random() < 0.2, random() < 0.35
+    keys = 2 if batches or random() < (0.5 if tags else 0.25) else 1
+    kinds = _KINDS + (_MORE_KINDS if tags else ()) + (_AT_ONCE if batches else ())
     flavours, apart = random(), 0.0 if random() < 0.5 else 0.5
     actors = []
     left = 3 + min(below(6), below(6))
@@ -183,8 +231,12 @@ def draw(rng: Random) -> Plan:
         if flavours > 0.7:
             flavour = Flavour.THREAD if random() < 0.85 else Flavour.THREAD_OF_LOOP
         steps = tuple(
-            Step(_KINDS[below(len(_KINDS))], KEYS[below(keys)], pauses[below(len(pauses))], random() < 0.85)
+            Step(kinds[below(len(kinds))], KEYS[below(keys)], pauses[below(len(pauses))], random() < 0.85)
             for _ in range(share)
+        )
+        steps = tuple(
+            step._replace(tags=_some_tags(step.key, random())) if step.kind is Kind.INVALIDATE_TAGS else step
+            for step in steps
         )
         actors.append(Actor(below(processes), flavour, steps, int(random() < apart)))
     fates = _FATES[backend]
@@ -204,4 +256,22 @@ def draw(rng: Random) -> Plan:
         full=random() < 0.1,
         max_load_time=60.0 if random() < 0.8 else 0.3,
         keys=KEYS[:keys],
+        tagging=_tagging(random) if tags else (),
+        skips=0.3 if tags and random() < 0.15 else 0.0,
+        most=1 if batches and random() < 0.2 else None,
     )
+
+
+def _tagging(random: Callable[[], float]) -> tuple[Tagging, ...]:
+    """Each of the two tags that a key may have is declared, or added while loading, or not there."""
+    declared = (1.0, 0.0, 0.0, 0.5)[int(random() * 4)]
+    found = []
+    for key in KEYS:
+        tags = [tag for tag in (f"of {key}", SHARED) if random() < 0.75]
+        early = [tag for tag in tags if random() < declared]
+        found.append(Tagging(tuple(early), tuple(tag for tag in tags if tag not in early)))
+    return tuple(found)
+
+
+def _some_tags(key: str, lot: float) -> tuple[str, ...]:
+    return (SHARED,) if lot < 0.45 else (f"of {key}",) if lot < 0.85 else (SHARED, f"of {key}")

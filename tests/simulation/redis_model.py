@@ -17,16 +17,24 @@ from redis.exceptions import ResponseError
 
 from fast_cache.backends.redis import layout
 from fast_cache.backends.redis.breaker import Breaker
-from fast_cache.backends.redis.layout import TOKEN_LENGTH, Command, Layout
+from fast_cache.backends.redis.layout import EPOCH_LENGTH, TOKEN_LENGTH, Command, Layout
 from fast_cache.backends.redis.link import Link, Reply
 from fast_cache.backends.redis.pool import Pool
 from fast_cache.errors import BackendUnavailable
 from fast_cache.ports import Port
+from fast_cache.serializers import name_digest
 from tests.simulation.history import History
+from tests.simulation.plan import TAGS
 from tests.simulation.scheduler import Scheduler, park, sleep
 
 PATIENCE: Final = 0.5
 """For how many seconds a client waits for the server."""
+
+_LISTED: Final = 3
+"""How many of the tags that were invalidated last the server knows: fewer than a real one, so that it matters."""
+
+_EPOCH: Final = b"\xfe"
+"""What the first half of a numbered token begins with."""
 
 _CONNECTIONS: Final = 100
 """More than a schedule has use for: queueing is not what is examined here."""
@@ -44,6 +52,7 @@ class Server:
         self.read_only = False
         self._commands: dict[Any, Callable[..., Reply]] = {
             "GET": self._get,
+            "GETRANGE": self._getrange,
             "SET": self._set,
             "DEL": self._del,
             "PTTL": self._pttl,
@@ -58,6 +67,8 @@ class Server:
             layout._TAKE_LEASE: self._take_lease,
             layout._EXTEND_LEASE: self._extend_lease,
             layout._RELEASE_LEASE: self._release_lease,
+            layout._NEXT: self._next_number,
+            layout._SET_TAG: self._set_tag,
         }
 
     def wait(self, name: bytes, woken: Callable[[], None]) -> None:
@@ -67,7 +78,7 @@ class Server:
     def execute(self, command: Command, sender: object) -> Reply:
         """Carry out one command; an error is a reply like any other."""
         name, *arguments = command
-        if self.read_only and name not in ("GET", "PTTL", "XREAD"):
+        if self.read_only and name not in ("GET", "GETRANGE", "PTTL", "XREAD"):
             reply: Reply = ResponseError("READONLY You can't write against a read only replica.")
         else:
             reply = self._commands[name](*arguments)
@@ -86,6 +97,8 @@ class Server:
     def forget(self, name: bytes) -> None:
         """Evict a key, as a full server does."""
         self._data.pop(name, None)
+        if self._history.told:
+            self._history.tell(f"redis: {_brief(name)} is evicted")
 
     def _milliseconds(self) -> int:
         return int(self._scheduler.now * 1000)
@@ -99,6 +112,9 @@ class Server:
             self._lost(name)
             return None
         return found[0]
+
+    def _getrange(self, name: bytes, first: int, last: int) -> bytes:
+        return (self._get(name) or b"")[first : last + 1]
 
     def _set(self, name: bytes, value: bytes, *options: Any) -> bytes | None:
         until: int | None = None
@@ -183,6 +199,8 @@ class Server:
         holder, left = self._get(lease), self._pttl(lease)
         if holder is not None and holder != token and left > 0:
             return left
+        if holder is not None and holder != token:
+            self._lost(lease)  # in the millisecond in which it ends
         self._set(lease, token, "PX", milliseconds)
         self._del(wake)
         return 0
@@ -200,6 +218,22 @@ class Server:
         self._set(wake, b"released", "PX", milliseconds)
         for woken in self._waiting.pop(wake, ()):
             self._scheduler.later(0.0, woken)
+        return 1
+
+    def _next_number(self, sequence: bytes, epoch: bytes, milliseconds: int, digests: bytes) -> bytes:
+        last, number, recent = self._get(sequence), 0, b""
+        if last is not None and len(last) >= TOKEN_LENGTH and len(last) % 8 == 0:
+            epoch, recent = last[:EPOCH_LENGTH], last[TOKEN_LENGTH:]
+            number = int.from_bytes(last[EPOCH_LENGTH:TOKEN_LENGTH], "big")
+        token = epoch + (number + len(digests) // 8).to_bytes(TOKEN_LENGTH - EPOCH_LENGTH, "big")
+        self._set(sequence, token + (recent + digests)[-8 * _LISTED :], "PX", milliseconds)
+        return token
+
+    def _set_tag(self, name: bytes, token: bytes, milliseconds: int) -> int:
+        there = self._get(name)
+        if there is not None and there[:EPOCH_LENGTH] == token[:EPOCH_LENGTH] and there > token:
+            return 0
+        self._set(name, token, "PX", milliseconds)
         return 1
 
 
@@ -358,7 +392,11 @@ class SimulatedLink(Link):
         return _CONNECTIONS - self.pool._free + 1 - self.pool.waiting._free
 
     async def pause(self, port: Port, seconds: float) -> None:
-        await sleep(min(seconds, 0.1))
+        await port.do(_never, sleep, min(seconds, 0.1))
+
+
+def _never(_: object) -> None:
+    raise AssertionError("everything here awaits")
 
 
 async def converse(port: Port, connection: Connection, packed: Any, count: int, *, reused: bool) -> list[Reply]:
@@ -378,6 +416,16 @@ class Tokens:
         self._count += 1
         return (b"T%d" % self._count).ljust(TOKEN_LENGTH - 1, b".") + b"\xff"
 
+    def epoch(self) -> bytes:
+        """The first half of the tokens that are numbered."""
+        self._count += 1
+        return (_EPOCH + b"%d" % self._count).ljust(EPOCH_LENGTH, b".")
+
+    def plain(self, length: int) -> bytes:
+        """Stands in for ``secrets.token_bytes``."""
+        self._count += 1
+        return (b"t%d" % self._count).ljust(length, b".")
+
 
 _SCRIPT_NAMES: Final = {
     layout._WRITE_IF_FENCED: "WRITE-IF-FENCED",
@@ -386,7 +434,15 @@ _SCRIPT_NAMES: Final = {
     layout._TAKE_LEASE: "TAKE-LEASE",
     layout._EXTEND_LEASE: "EXTEND-LEASE",
     layout._RELEASE_LEASE: "RELEASE-LEASE",
+    layout._NEXT: "NEXT",
+    layout._SET_TAG: "SET-TAG",
 }
+
+_TAG_NAMES: Final = {name_digest(tag): tag for tag in TAGS}
+
+
+def _tag(digest: bytes) -> str:
+    return f"<{_TAG_NAMES[digest]}>"
 
 
 def _blocks(command: Command) -> float:
@@ -405,5 +461,16 @@ def _brief(value: Any) -> str:
     if isinstance(value, bytes):
         if value.startswith(b"FC"):
             return f"<entry {value[49 + 24 * value[48] : -4].decode()}>"
+        if value[:1] == _EPOCH:
+            epoch = value[1:EPOCH_LENGTH].decode().rstrip(".")
+            number, listed = value[EPOCH_LENGTH:TOKEN_LENGTH], value[TOKEN_LENGTH:]
+            tags = ", ".join(_tag(listed[at : at + 8]) for at in range(0, len(listed), 8))
+            return f"E{epoch}" + f"/{int.from_bytes(number, 'big')}" * bool(number) + f" {tags}" * bool(tags)
+        names = [value[at : at + 8] for at in range(0, len(value), 8)]
+        if value and all(name in _TAG_NAMES for name in names):
+            return ", ".join(map(_tag, names))
+        if b":t:" in value:
+            prefix, digest = value.decode().split(":t:")
+            return f"{prefix}:t:{_tag(bytes.fromhex(digest))}"
         return value.decode("ascii", "replace").replace(".", "")
     return "nil" if value is None else str(value)

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import pytest
 
 from tests.simulation.explore import attempt
 from tests.simulation.history import Kind
-from tests.simulation.plan import POLICIES, Actor, Backend, Blow, Fate, Flavour, Plan, Step
+from tests.simulation.plan import (
+    LOCK_TIMEOUT,
+    POLICIES,
+    SHARED,
+    Actor,
+    Backend,
+    Blow,
+    Fate,
+    Flavour,
+    Plan,
+    Step,
+    Tagging,
+)
 from tests.simulation.world import virtual
 
 ORDERS: Final = 1000
@@ -27,6 +40,13 @@ def does(kind: Kind, pause: float = 0.0) -> Step:
 def of(process: int, *steps: Step, loop: int = 0) -> Actor:
     return Actor(process, Flavour.TASK, steps, loop)
 
+
+def invalidate_tag(pause: float = 0.0) -> Step:
+    return does(Kind.INVALIDATE_TAGS, pause)._replace(tags=(SHARED,))
+
+
+DECLARED: Final = (Tagging(declared=(SHARED,)),) * 2
+ADDED: Final = (Tagging(added=(SHARED,)),) * 2
 
 KEPT: Final = {
     "a caller joins a load whose write the server has acknowledged, after an invalidation elsewhere": Plan(
@@ -74,6 +94,78 @@ KEPT: Final = {
         (Blow(Fate.EVICTION, 0, 0.0),),
         nothing=0.0,
         slow=True,
+    ),
+    "of two invalidations of a tag the first arrives last": Plan(
+        Backend.REDIS,
+        (_BY_NAME["lasting"],) * 3,
+        (of(0, call(), call(0.3)), of(1, invalidate_tag()), of(2, invalidate_tag(), call(0.3))),
+        (),
+        nothing=0.0,
+        slow=True,
+        keys=("a",),
+        tagging=ADDED,
+    ),
+    "of two invalidations of a tag the first arrives twice": Plan(
+        Backend.REDIS,
+        (_BY_NAME["lasting"],) * 3,
+        (of(0, call(), call(0.3)), of(1, invalidate_tag()), of(2, invalidate_tag(0.05), call(0.3))),
+        (),
+        loss=0.1,
+        nothing=0.0,
+        slow=True,
+        keys=("a",),
+        tagging=DECLARED,
+    ),
+    "a tag that is added while loading is invalidated, and then it or the last number is evicted": Plan(
+        Backend.REDIS,
+        (_BY_NAME["lasting"],) * 2,
+        (of(0, invalidate_tag(), call(), call(0.3)), of(1, invalidate_tag(0.05), call(0.3))),
+        (Blow(Fate.EVICTION, 0, 0.02), Blow(Fate.EVICTION, 0, 0.05)),
+        nothing=0.0,
+        slow=True,
+        keys=("a",),
+        tagging=ADDED,
+    ),
+    "what is not to be stored has a tag that was invalidated before a follower came": Plan(
+        Backend.REDIS,
+        (_BY_NAME["lasting"],) * 2,
+        (of(0, call()), of(0, call(0.1)), of(1, invalidate_tag(0.05))),
+        (),
+        nothing=0.0,
+        slow=True,
+        keys=("a",),
+        tagging=ADDED,
+        skips=0.5,
+    ),
+    "two loads make one token of a tag, and one of them brings it after an invalidation": Plan(
+        Backend.TEN_METHODS,
+        (_BY_NAME["lasting"],),
+        (
+            of(0, call()),
+            of(0, does(Kind.REFRESH)),
+            of(0, does(Kind.REFRESH)),
+            of(0, invalidate_tag(0.1), call(), call(0.05)),
+        ),
+        (),
+        nothing=0.0,
+        keys=("a",),
+        tagging=DECLARED,
+    ),
+    "a batch loads one element at a time, and the first load needs the second element": Plan(
+        Backend.REDIS,
+        (_BY_NAME["lasting"],),
+        (of(0, does(Kind.BATCH)),),
+        (),
+        nests=True,
+        most=1,
+    ),
+    "a batch holds one lease and waits for another, and its load needs what it waits for": Plan(
+        Backend.REDIS,
+        (replace(_BY_NAME["lasting"], lock="distributed", lock_timeout=LOCK_TIMEOUT),) * 2,
+        (of(0, does(Kind.BATCH)), of(1, Step(Kind.CALL, "b", 0.0, detachable=True))),
+        (),
+        slow=True,
+        nests=True,
     ),
 }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from random import Random
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pytest
 
@@ -59,6 +60,15 @@ def test_what_is_drawn_has_everything_in_it() -> None:
         *("LoadTimeout", "LoadError", "returns None", "bound to its request", "leaves the source of", "refresh#"),
         *("WRITE-IF-FENCED", "ANNOUNCE", "PUT-IF-ANNOUNCED", "fails to write", "fails to delete", "background"),
         *("lock distributed", "lock False", "TAKE-LEASE", "EXTEND-LEASE", "RELEASE-LEASE", "(XREAD", "waits"),
+        *("declares ['both']", "adds ['both']", "invalidate tags", "(NEXT", "(SET-TAG", "sim:q: is evicted"),
+        *(
+            "sim:t:<both> is evicted",
+            "is not to be stored",
+            " batch#",
+            "refresh batch#",
+            "one element at a time",
+            "finds nothing",
+        ),
     ):
         assert word in accounts, word
 
@@ -152,7 +162,35 @@ def _one_token_for_all(take: Callable[..., list[Command]]) -> Callable[..., list
     return lambda self, key, token: take(self, key, b"everybody")
 
 
+async def _as_it_was(self: RedisStore, port: Any, stored: Any, known: Any) -> Any:
+    return stored
+
+
+async def _certainly(self: RedisStore, *args: Any) -> bool:
+    return True
+
+
+def _without_a_word(stop: Callable[..., None]) -> Callable[..., None]:
+    def stopped(strands: Sequence[Any], error: BaseException) -> None:
+        with patch.object(Flights, "abandon", _nothing):
+            stop(strands, error)
+
+    return stopped
+
+
+def _any_number(_: Any) -> Callable[..., list[Command]]:
+    def set_tags(self: Layout, digests: Sequence[bytes], token: bytes) -> list[Command]:
+        return [("SET", self.tag_key(digest), token, "PX", self._tag_ms) for digest in digests]
+
+    return set_tags
+
+
+def _only_its_own(leading: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda marks, others=(): leading(marks)
+
+
 FLIGHTS = "fast_cache.single_flight.Flights"
+STORE = "fast_cache.backends.redis.store.RedisStore"
 
 BREAKS = {
     "a load's late write undoes an invalidation": Break(
@@ -190,6 +228,19 @@ BREAKS = {
         "fast_cache.backends.redis.layout.Layout", "take_lease", _one_token_for_all, "law 7"
     ),
     "a flight that has ended is still there": Break(FLIGHTS, "_remove", lambda _: _nothing, "law 6"),
+    "an invalidation of tags leaves the loads in flight alone": Break(FLIGHTS, "lose", lambda _: _nothing, "law 1"),
+    "entries outlive their tags": Break(STORE, "_living", lambda _: _as_it_was, "law 1"),
+    "a tag that was added while loading always stood": Break(STORE, "_stood", lambda _: _certainly, "law 1"),
+    "an owed invalidation of tags is delivered to nobody": Break(
+        "fast_cache.backends.redis.layout.Layout", "forget_tags", lambda _: lambda self, digests, epoch: [], "law 1"
+    ),
+    "a batch goes away with the leads that it was chosen for": Break(
+        "fast_cache.ports.Places", "leave_all", lambda _: _nothing, "law 6"
+    ),
+    "a batch that is cancelled forgets what it leads": Break("fast_cache.lockstep", "_stop", _without_a_word, "law 4"),
+    "what a batch loads later does not wait for what it loads now": Break(
+        "fast_cache.lockstep", "leading_all", _only_its_own, "law 4"
+    ),
 }
 
 

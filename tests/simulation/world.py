@@ -7,10 +7,11 @@ as an application writes its database and then invalidates; a load reads the ver
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
 from random import Random
+from types import SimpleNamespace
 from typing import Any, Final, TypeVar
 from unittest.mock import patch
 
@@ -18,18 +19,20 @@ from fast_cache.backends.base import CacheBackend
 from fast_cache.backends.memory import MemoryStore
 from fast_cache.backends.redis.breaker import Breaker
 from fast_cache.backends.redis.keeper import HeldLease, Keeper
-from fast_cache.backends.redis.layout import EPOCH_LENGTH, Layout
+from fast_cache.backends.redis.layout import Layout
 from fast_cache.backends.redis.store import RedisStore
 from fast_cache.backends.store import Address, Store, Terms
 from fast_cache.background import AtEnd, Background, Job
-from fast_cache.entry import MissingType
+from fast_cache.batches import Batch, ElementCall
+from fast_cache.current import CurrentLoad
+from fast_cache.entry import MISSING, MissingType
 from fast_cache.errors import BackendError
-from fast_cache.flow import Call, answer, invalidate, refresh
+from fast_cache.flow import Call, answer, invalidate, invalidate_tags, refresh
 from fast_cache.freshness import Found, Life
 from fast_cache.once import Health
 from fast_cache.outcome import Outcome
 from fast_cache.policy import CachePolicy
-from fast_cache.ports import AsyncioPort, Port, _pass_on
+from fast_cache.ports import AsyncioPort, Places, Port, _pass_on
 from fast_cache.single_flight import Flight, Flights, Gone, Signal, innermost
 from fast_cache.stats import FunctionStats
 from tests.simulation import redis_model
@@ -90,6 +93,14 @@ class SimulatedPort(AsyncioPort):
         flights.leave(flight, waiter)
         return waiter.signal or Signal.LATE
 
+    async def wait_in(self, places: Places, timeout: float | None = None) -> None:
+        waker = _Waiter(self.loop, self.scheduler.waker(), None)
+        with places.woken_by(waker) as waits:  # type: ignore[arg-type]  # it can wake, and that is all it is for
+            if waits:
+                if timeout is not None:
+                    self.scheduler.wake_after(timeout)
+                await park()
+
     def now(self) -> float:
         return self.scheduler.now
 
@@ -131,6 +142,10 @@ class ThreadPort(SimulatedPort):
     async def wait(self, flights: Flights, flight: Flight, timeout: float | None = None) -> Signal:
         await self.pause()
         return await super().wait(flights, flight, timeout)
+
+    async def wait_in(self, places: Places, timeout: float | None = None) -> None:
+        await self.pause()
+        await super().wait_in(places, timeout)
 
     async def finish(self, step: Coroutine[Any, Any, T], at_end: Callable[[], None]) -> T:
         try:
@@ -202,6 +217,10 @@ class WatchedFlights(Flights):
             self._world.history.disturb(self._process, str(key))
         return super().board(key, gone)
 
+    def supersede_if(self, flight: Flight) -> None:
+        self._world.history.disturb(self._process, str(flight.key))  # it is taken to hang, and another may load
+        super().supersede_if(flight)
+
     def settle(self, flight: Flight, outcome: Outcome, signal: Signal = Signal.SETTLED) -> None:
         load = self._world.outcomes.get(outcome)
         if load is not None and load.settled is None:
@@ -227,6 +246,20 @@ class Witness(Health):
         pass
 
 
+class SimulatedBatch(Batch):
+    """A batch of calls that remembers which load each outcome is of."""
+
+    def __init__(self, world: World, loader: Callable[[list[Any]], Any]) -> None:
+        super().__init__("simulated batch", loader, _STATS, world.plan.most)
+        self._world = world
+
+    def _taken_apart(self, elements: list[Hashable], outcome: Outcome) -> dict[Hashable, Outcome]:
+        outcomes = super()._taken_apart(elements, outcome)
+        for element in elements:
+            self._world.outcomes[outcomes[element]] = self._world.last_loads[str(element)]
+        return outcomes
+
+
 class SimulatedMemory(MemoryStore):
     """Local memory, where threads may lose the processor before and after each step."""
 
@@ -236,33 +269,46 @@ class SimulatedMemory(MemoryStore):
         self._world = world
 
     async def read(self, port: Port, key: Address, terms: Terms) -> Found | MissingType:
-        assert isinstance(port, SimulatedPort)
-        await port.pause()
+        await _pause(port)
         found = await super().read(port, key, terms)
-        await port.pause()
+        await _pause(port)
         return found
 
     async def capture(
         self, port: Port, key: Address, terms: Terms, *, replace: bool
     ) -> tuple[Found | MissingType, object]:
-        assert isinstance(port, SimulatedPort)
-        await port.pause()
+        await _pause(port)
         captured = await super().capture(port, key, terms, replace=replace)
-        await port.pause()
+        await _pause(port)
         return captured
 
     async def write(self, port: Port, flight: Flight, ticket: object, value: Any, life: Life, terms: Terms) -> bool:
-        assert isinstance(port, SimulatedPort)
-        await port.pause()
+        await _pause(port)
         stored = await super().write(port, flight, ticket, value, life, terms)
-        await port.pause()
+        await _pause(port)
         return stored
+
+    async def delete_tagged(self, port: Port, tags: Sequence[str]) -> None:
+        await _pause(port)
+        await super().delete_tagged(port, tags)
+        await _pause(port)
 
     def put(self, key: Address, value: Any, life: Life, flight: Flight | None = None, tags: Sequence[str] = ()) -> bool:
         stored = super().put(key, value, life, flight, tags)
         if stored:
             self._world.history.kept(value, life.fresh)
         return stored
+
+
+async def _pause(port: Port) -> None:
+    """Stand where a thread may lose the processor. A call of a batch has no thread of its own: its driver has."""
+
+    async def pause(port: Port, _: Sequence[object]) -> list[object]:
+        assert isinstance(port, SimulatedPort)
+        await port.pause()
+        return []
+
+    await port.send(pause, ())
 
 
 class SlowDict(CacheBackend):
@@ -432,6 +478,8 @@ class World:
         self.versions = dict.fromkeys(KEYS, 1)
         self.processes = [Process(self, index) for index in range(len(plan.policies))]
         self.last_load: Load | None = None
+        self.last_loads: dict[str, Load] = {}
+        """The loads of the run of a batch's loader that has just ended, by their keys."""
         self.outcomes: dict[Outcome, Load | None] = {}
         self.hanging: list[str] = []
         """Who waited for ever, and on which occasion."""
@@ -525,30 +573,55 @@ class World:
         assert task is not None
         for step in actor.steps:
             await sleep(step.pause) if step.pause else await self.pause()
-            key = None if step.kind is Kind.CLEAR else step.key
-            operation = Operation(step.kind, process.name, key, process.policy.freshness)
-            operation.detachable = step.detachable
-            operation.waits = actor.flavour is not Flavour.THREAD_OF_LOOP
-            task.operation = operation
+            task.operation = operation = self._operation(process, actor, step)
             port = _PORTS[actor.flavour](self, process, actor.loop)
             port.loop.callers.append(task)
             await self._carry_out(process, port, operation)
             port.loop.callers.remove(task)
             task.operation = None
 
+    def _operation(self, process: Process, actor: Actor, step: Step) -> Operation:
+        of_one = step.kind in (Kind.CALL, Kind.REFRESH, Kind.INVALIDATE, Kind.PUT)
+        operation = Operation(step.kind, process.name, step.key if of_one else None, process.policy.freshness)
+        operation.tags = step.tags
+        operation.detachable = step.detachable
+        operation.waits = actor.flavour is not Flavour.THREAD_OF_LOOP
+        alone = {Kind.BATCH: Kind.CALL, Kind.REFRESH_BATCH: Kind.REFRESH}.get(step.kind)
+        if alone is not None:
+            each = [step._replace(kind=alone, key=key) for key in self.plan.keys]
+            operation.parts = tuple(self._operation(process, actor, one) for one in each)
+        return operation
+
     async def _carry_out(self, process: Process, port: SimulatedPort, operation: Operation) -> None:
-        if operation.kind in (Kind.INVALIDATE, Kind.PUT, Kind.CLEAR):
-            for key in self.plan.keys if operation.key is None else (operation.key,):
+        history, judged = self.history, operation.parts or (operation,)
+        if operation.kind in (Kind.INVALIDATE, Kind.PUT, Kind.CLEAR, Kind.INVALIDATE_TAGS):
+            for key in self._changed(operation):
                 self.versions[key] += 1
                 operation.versions[key] = self.versions[key]
-        self.history.begin(operation)
+        if operation.parts:
+            operation.number = history.next()
+            if history.told:
+                history.tell(f"{operation} begins, which is:")
+        for each in judged:
+            history.begin(each)
         try:
             await _STEPS[operation.kind](self, process, port, operation)
         except CancelledError:
+            for each in judged:
+                each.cancelled = True
             operation.cancelled = True
         except Exception as error:
-            operation.error = error
-        self.history.end(operation)
+            for each in judged:
+                each.error = error
+        for each in judged:
+            each.hit |= operation.hit
+            history.end(each)
+
+    def _changed(self, operation: Operation) -> Sequence[str]:
+        """The keys that an operation is about."""
+        if operation.kind is Kind.INVALIDATE_TAGS:
+            return self.plan.tagged(operation.tags)
+        return self.plan.keys if operation.key is None else (operation.key,)
 
     async def _do_call(self, process: Process, port: SimulatedPort, operation: Operation) -> None:
         if process.memory is not None:
@@ -568,6 +641,25 @@ class World:
 
     async def _do_invalidate(self, process: Process, port: SimulatedPort, operation: Operation) -> None:
         await invalidate(port, process.store, operation.key)
+
+    async def _do_invalidate_tags(self, process: Process, port: SimulatedPort, operation: Operation) -> None:
+        await invalidate_tags(port, process.store, operation.tags)
+
+    async def _do_batch(self, process: Process, port: SimulatedPort, operation: Operation) -> None:
+        parts = {str(part.key): part for part in operation.parts}
+        calls: dict[Hashable, Call] = {}
+        for key, part in parts.items():
+            await port.pause()
+            seen = process.store.glance(key) if part.kind is Kind.CALL else MISSING
+            if seen is MISSING:
+                calls[key] = self._call(process, port, part, ElementCall)
+            else:
+                part.value = seen
+        batch = SimulatedBatch(self, lambda wanted: self._load_many(process, port, parts, wanted))
+        step = answer if operation.kind is Kind.BATCH else refresh
+        outcomes = await batch.collect(port, process.store, calls, step)
+        for asked, outcome in zip(calls, outcomes, strict=True):
+            _take(parts[str(asked)], outcome)
 
     async def _do_put(self, process: Process, port: SimulatedPort, operation: Operation) -> None:
         """Set a value by hand, as the ten methods of the backends do."""
@@ -599,8 +691,9 @@ class World:
         except (BackendError, StepError) as error:
             self.failed(process.name, step, error)
 
-    def _call(self, process: Process, port: SimulatedPort, operation: Operation) -> Call:
-        return Call(
+    def _call(self, process: Process, port: SimulatedPort, operation: Operation, kind: type[Call] = Call) -> Call:
+        assert operation.key is not None
+        return kind(
             operation.key,
             self._load,
             (process, port, operation),
@@ -610,14 +703,13 @@ class World:
             _STATS,
             _BACKGROUND,
             _detaches,
+            self.plan.tagging_of(operation.key).declared,
         )
 
     async def _load(self, process: Process, port: SimulatedPort, operation: Operation) -> int | None:
         """The cached function: it reads the version at some moment, and returns the number of this load."""
         history, random = self.history, self.random
-        load = history.begin_load(operation)
-        flight = process.store.flights._table.get(operation.key)
-        load.leased = flight is not None and flight.lease is not None and flight.mark is innermost()
+        load = self._begin_load(process, operation)
         how = "is cancelled"
         try:
             await self._work(process, port, operation, load)
@@ -632,10 +724,47 @@ class World:
             self.last_load = load
         return None if load.nothing else load.number
 
+    async def _load_many(
+        self, process: Process, port: SimulatedPort, parts: Mapping[str, Operation], wanted: list[str]
+    ) -> dict[str, int | None]:
+        """The cached function that loads several at once: a load for each of them, and they end together."""
+        loads = {key: self._begin_load(process, parts[key]) for key in wanted}
+        hows = dict.fromkeys(wanted, "is cancelled")
+        try:
+            for key, load in loads.items():
+                await self._work(process, port, parts[key], load)
+            fails = self.random() < self.plan.failures
+            for key, load in loads.items():
+                load.failed = fails
+                load.absent = not fails and self.random() < self.plan.nothing
+                load.nothing = not fails and not load.absent and self.random() < self.plan.nothing
+                what = "finds nothing" if load.absent else f"returns {'None' if load.nothing else load.number}"
+                hows[key] = "raises" if fails else f"{what} (v{load.version})"
+            if fails:
+                raise LoadError
+        finally:
+            for key, load in loads.items():
+                self.history.end_load(load, hows[key])
+            self.last_loads = loads
+        return {key: None if load.nothing else load.number for key, load in loads.items() if not load.absent}
+
+    def _begin_load(self, process: Process, operation: Operation) -> Load:
+        load = self.history.begin_load(operation)
+        flight, mark = process.store.flights._table.get(operation.key), innermost()
+        load.leased = flight is not None and flight.lease is not None and mark in (flight.mark, *flight.mark.awaits)
+        return load
+
     async def _work(self, process: Process, port: SimulatedPort, operation: Operation, load: Load) -> None:
         await self.pause()
         assert operation.key is not None
         load.version = self.versions[operation.key]
+        current, added = CurrentLoad(), self.plan.tagging_of(operation.key).added
+        if added:
+            current.tags.add(*added)
+        if self.plan.skips and self.random() < self.plan.skips:
+            current.skip()
+            if self.history.told:
+                self.history.tell(f"{load.process} load {load.number} of {load.key} is not to be stored")
         if self.plan.nests and operation.outer is None and self.random() < 0.5:
             key = KEYS[int(self.random() * 2)]
             inner = Operation(Kind.CALL, process.name, key, process.policy.freshness)
@@ -684,8 +813,6 @@ class World:
                     name = names[int(self.random() * len(names))]
                     self.server.forget(name)
                     self.history.disturb(None, None)
-                    if self.history.told:
-                        self.history.tell(f"redis: {name.decode()} is evicted")
             elif blow.fate is Fate.SILENCE:
                 self.server.silent = True
                 await sleep(0.4 + self.random())
@@ -715,6 +842,9 @@ _STEPS: Final[dict[Kind, Callable[[World, Process, SimulatedPort, Operation], Aw
     Kind.INVALIDATE: World._do_invalidate,
     Kind.PUT: World._do_put,
     Kind.CLEAR: World._do_clear,
+    Kind.INVALIDATE_TAGS: World._do_invalidate_tags,
+    Kind.BATCH: World._do_batch,
+    Kind.REFRESH_BATCH: World._do_batch,
 }
 
 
@@ -765,8 +895,9 @@ def virtual() -> Iterator[None]:
         "fast_cache.backends.redis.keeper.monotonic": _monotonic,
         "fast_cache.backends.redis.link.new_token": tokens,
         "fast_cache.backends.redis.store.new_token": tokens,
-        "fast_cache.backends.redis.link.new_epoch": lambda: tokens()[:EPOCH_LENGTH],
-        "fast_cache.backends.redis.store.new_epoch": lambda: tokens()[:EPOCH_LENGTH],
+        "fast_cache.backends.redis.link.new_epoch": tokens.epoch,
+        "fast_cache.backends.redis.store.new_epoch": tokens.epoch,
+        "fast_cache.backends.ten_methods.secrets": SimpleNamespace(token_bytes=tokens.plain),
     }
     patches = [patch(name, replacement) for name, replacement in replaced.items()]
     for each in patches:

@@ -7,7 +7,7 @@
     ns:h:{key}   how often the value was found, where a function counts that; it ends with the value
     ns:g:        the generation of the namespace: a random token that every envelope repeats; it has no lifetime
     ns:t:{tag}   the generation of a tag, by its digest: repeated by the envelopes of what has it, and living longer
-    ns:q:        the last number that was given to an invalidation of tags
+    ns:q:        the last number that was given to an invalidation of tags, and the digests of those that came last
 
 A value and what belongs to it share a slot. The prefixes do not nest, so each can be watched or scanned by itself.
 
@@ -30,8 +30,8 @@ removes the lease too: what is loading is fenced off, and the next caller need n
 Tags. A load captures the generations of the tags that its result will have; an entry is dead once one of them is
 another, or gone. An invalidation of tags takes the next number of the namespace, which begins at a random epoch, and
 makes it their generation. So a tag that is added while loading, whose generation nobody captured, is told from one
-that was invalidated meanwhile: its number is higher than the one that was the last when the load began. One that has no
-generation at all may have lost it, by eviction: if any number was given meanwhile, what adds it is not stored.
+that was invalidated meanwhile: the tags that were given the numbers since are listed beside the last one. If that was
+lost, or more were invalidated than the list holds, the result is not stored.
 
 Clearing puts a new generation; entries that repeat another one are dead when read, and expire by themselves.
 """
@@ -117,14 +117,24 @@ return 1
 
 _NEXT: Final = """
 local last = redis.pcall('GET', KEYS[1])
-local epoch, number = ARGV[1], 0
-if type(last) == 'string' and #last == 16 then
-    epoch, number = string.sub(last, 1, 8), struct.unpack('>I8', string.sub(last, 9))
+local epoch, number, recent = ARGV[1], 0, ''
+if type(last) == 'string' and #last >= 16 and #last % 8 == 0 then
+    epoch, number, recent = string.sub(last, 1, 8), struct.unpack('>I8', string.sub(last, 9, 16)), string.sub(last, 17)
 end
-local token = epoch .. struct.pack('>I8', number + 1)
-redis.call('SET', KEYS[1], token, 'PX', ARGV[2])
+local token = epoch .. struct.pack('>I8', number + #ARGV[3] / 8)
+redis.call('SET', KEYS[1], token .. string.sub(recent .. ARGV[3], -8192), 'PX', ARGV[2])
 return token
 """
+# Behind the number lie the digests of the tags that were invalidated last, 8 bytes each: the last of them has it.
+
+_SET_TAG: Final = """
+local there = redis.pcall('GET', KEYS[1])
+if type(there) == 'string' and #there == 16 and string.sub(there, 1, 8) == string.sub(ARGV[1], 1, 8)
+    and struct.unpack('>I8', string.sub(there, 9)) > struct.unpack('>I8', string.sub(ARGV[1], 9)) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+# Numbers only rise: one that arrives late, or twice, must not bring back what a later invalidation has ended.
 
 
 class Layout:
@@ -256,11 +266,16 @@ class Layout:
         return [("GET", self.tag_key(digest)) for digest in digests]
 
     def capture_number(self, new_epoch: bytes) -> list[Command]:
-        """Begin the numbers if there are none. Replies: OK or nil, the generation that was given to a tag last."""
+        """Begin to count if nobody does, so that it is noticed if the last number is lost. Replies: OK or nil, the
+        generation that was given to a tag last."""
         return [("SET", self._sequence, _first(new_epoch), "PX", self._tag_ms, "NX"), *self.last_number()]
 
     def last_number(self) -> list[Command]:
-        """Reply: the generation that was given to a tag last, or nil."""
+        """Reply: the generation that was given to a tag last, or nothing."""
+        return [("GETRANGE", self._sequence, 0, TOKEN_LENGTH - 1)]
+
+    def last_tags(self) -> list[Command]:
+        """Reply: the same, and behind it the digests of the tags that were invalidated last; or nil."""
         return [("GET", self._sequence)]
 
     def capture_tags(self, new: Mapping[bytes, bytes]) -> list[Command]:
@@ -275,13 +290,13 @@ class Layout:
             )
         ]
 
-    def next_number(self, new_epoch: bytes) -> list[Command]:
+    def next_number(self, digests: Iterable[bytes], new_epoch: bytes) -> list[Command]:
         """Reply: the generation to give to the tags that are invalidated."""
-        return [("EVAL", _NEXT, 1, self._sequence, new_epoch, self._tag_ms)]
+        return [("EVAL", _NEXT, 1, self._sequence, new_epoch, self._tag_ms, b"".join(digests))]
 
     def set_tags(self, digests: Iterable[bytes], token: bytes) -> list[Command]:
-        """Reply for each: OK."""
-        return [("SET", self.tag_key(digest), token, "PX", self._tag_ms) for digest in digests]
+        """Reply for each: 1, or 0 if it has a later number already."""
+        return [("EVAL", _SET_TAG, 1, self.tag_key(digest), token, self._tag_ms) for digest in digests]
 
     def forget_tags(self, digests: Iterable[bytes], new_epoch: bytes) -> list[Command]:
         """Invalidate tags in one packet, whatever their number would have been: all that is being loaded is refused

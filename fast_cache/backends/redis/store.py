@@ -37,6 +37,9 @@ from redis.exceptions import ResponseError
 
 _ANOTHER_FENCE: Final = -2
 
+_DIGEST: Final = 8
+"""Bytes of a tag's digest."""
+
 _LAPS: Final = 8
 """How often a value is offered again after somebody else got in between; each time somebody else was done."""
 
@@ -227,12 +230,20 @@ class RedisStore(Store):
         if damaged := [digest for digest, token in tokens.items() if not _is_token(token)]:
             await self._repaired(port, damaged)
             return None  # whatever it said is lost
-        # There was none: nobody invalidated the tag ever, or what was left of that is lost.
-        made = any(isinstance(reply, bytes) for reply in replies[::3])
-        unmoved = isinstance(number, bytes) and number == ticket.number
-        if unmoved or (not made and all(_stood(token, ticket.number, number) for token in tokens.values())):
-            return {**ticket.tags, **tokens}
-        return None
+        return {**ticket.tags, **tokens} if await self._stood(port, late, ticket.number, number) else None
+
+    async def _stood(self, port: Port, digests: Sequence[bytes], before: Reply, now: Reply) -> bool:
+        """Whether none of these tags was invalidated between two looks at the last number, as far as can be told."""
+        if not (_is_token(before) and _is_token(now)):
+            return False  # it was lost, and with it what was invalidated
+        if before == now:
+            return True
+        (last,) = await self._link.exchange(port, self._layout.last_tags())
+        if not isinstance(last, bytes) or last[:EPOCH_LENGTH] != before[:EPOCH_LENGTH]:
+            return False
+        count = int.from_bytes(last[EPOCH_LENGTH:TOKEN_LENGTH], "big") - int.from_bytes(before[EPOCH_LENGTH:], "big")
+        listed = [last[at : at + _DIGEST] for at in range(TOKEN_LENGTH, len(last), _DIGEST)]
+        return 0 < count <= len(listed) and set(digests).isdisjoint(listed[-count:])
 
     async def write(self, port: Port, flight: Flight, ticket: object, value: Any, life: Life, terms: Terms) -> bool:
         assert isinstance(ticket, Ticket)
@@ -307,10 +318,15 @@ class RedisStore(Store):
 
     async def stands(self, port: Port, key: str, ticket: object, terms: Terms) -> bool:
         assert isinstance(ticket, Ticket)
-        if await self._with_late(port, ticket, _digests(terms)) is None:
+        late = [digest for digest in _digests(terms) if digest not in ticket.tags]
+        commands = self._layout.stands(key) + self._layout.read_tags(ticket.tags)
+        known = [ticket.fence, ticket.generation, *ticket.tags.values()]
+        if late:
+            commands += self._layout.last_number()
+        replies = await self._link.exchange(port, commands)
+        if replies[: len(known)] != known:
             return False
-        replies = await self._link.exchange(port, self._layout.stands(key) + self._layout.read_tags(ticket.tags))
-        return replies == [ticket.fence, ticket.generation, *ticket.tags.values()]
+        return not late or await self._stood(port, late, ticket.number, replies[-1])
 
     async def delete(self, port: Port, key: str) -> bool:
         self.flights.invalidate(key)
@@ -328,7 +344,7 @@ class RedisStore(Store):
 
         async def tell() -> None:
             nonlocal confirmed
-            (number,) = await self._link.exchange(port, self._layout.next_number(new_epoch()))
+            (number,) = await self._link.exchange(port, self._layout.next_number(digests, new_epoch()))
             if not _is_token(number):
                 raise _refused(number)
             _expect_ok(await self._link.exchange(port, self._layout.set_tags(digests, number)))
@@ -413,13 +429,6 @@ def _decoded(stored: Stored | None, terms: Terms) -> Any:
 
 def _digests(terms: Terms) -> list[bytes]:
     return [name_digest(tag) for tag in terms.tags]
-
-
-def _stood(token: bytes, before: Reply, now: Reply) -> bool:
-    """Whether a tag with this generation was not invalidated between two looks at the last number, which differ."""
-    if not (_is_token(before) and _is_token(now) and before[:EPOCH_LENGTH] == now[:EPOCH_LENGTH]):
-        return False  # the numbers begin anew, and nobody knows what was invalidated
-    return token[:EPOCH_LENGTH] != now[:EPOCH_LENGTH] or bool(token <= before)
 
 
 def _is_token(reply: Reply) -> bool:
