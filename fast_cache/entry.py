@@ -8,7 +8,8 @@ a reader on another thread never takes an emptied slot for a cached ``None``.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Hashable
+import itertools
+from collections.abc import Hashable
 from typing import Any, Final, Literal, NamedTuple
 
 
@@ -92,18 +93,34 @@ class WeighedEntry(Entry):
     __slots__ = ("weight",)
 
 
+class Hits:
+    """How often a value was found. Counting is one call into C, which no other thread can interrupt."""
+
+    __slots__ = ("_next", "number")
+
+    def __init__(self) -> None:
+        self._next = itertools.count(1).__next__
+        self.number = 0
+        """The last count, for those who only look: of two at once, either's."""
+
+    def count(self) -> int:
+        """One time more; how many that makes."""
+        self.number = number = self._next()
+        return number
+
+
 class Age(NamedTuple):
     """The times of an entry that may be served when it is stale, or refreshed before: of the monotonic clock.
 
-    ``lifetime`` is how long it was to be fresh, ``load`` how long its value took to compute, in seconds; ``hit``
-    gives how often it was found, one more each time.
+    ``lifetime`` is how long it was to be fresh, ``load`` how long its value took to compute, in seconds; ``hits``
+    counts how often it is found, where that matters.
     """
 
     fresh_until: float
     stale_until: float
     lifetime: float
     load: float
-    hit: Callable[[], int]
+    hits: Hits | None
 
 
 class AgedEntry(WeighedEntry):

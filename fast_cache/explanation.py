@@ -36,6 +36,7 @@ class Explanation:
         resting: whether the function failed a moment ago and is left in peace, or another process loads.
         lease: for how many seconds some process has the lease of the key (``lock="distributed"``), which it extends
             while it loads; ``None`` if nobody has it.
+        hits: how often the value was served, where ``hits=`` says how often it may be; else ``None``.
         tags: those that ``tags=`` gives it.
     """
 
@@ -50,6 +51,7 @@ class Explanation:
     waiting: int = 0
     resting: bool = field(default=False)
     lease: float | None = None
+    hits: int | None = None
     tags: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -84,6 +86,8 @@ async def explain(
     }
     try:
         found = await store.read(port, address, Terms(policy.codec, soft=True, tags=tags))
+        if policy.freshness.hits and found is not MISSING:
+            known["hits"] = await store.hits(port, address)
         if policy.lock == "distributed":
             known["lease"] = await store.lease_left(port, address)
     except BackendError:
@@ -91,7 +95,8 @@ async def explain(
     if found is MISSING:
         return Explanation(**known, answer="absent")
     freshness = policy.freshness
-    answer = "raised" if type(found.value) is Raised else freshness.judge(found).value
+    met = found._replace(hits=known.get("hits", 0) + 1)  # what the next caller would make it
+    answer = "raised" if type(found.value) is Raised else freshness.judge(met).value
     if found.fresh_for <= 0 and not freshness.soft:
         answer = "absent"  # kept for others, who serve what is stale
     known["expires_in"] = None if found.fresh_for == NEVER else found.fresh_for

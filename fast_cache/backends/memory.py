@@ -8,7 +8,6 @@ can't slip in. Which entries stay is the eviction policy's decision.
 from __future__ import annotations
 
 import copy as copying
-import itertools
 import sys
 import threading
 from collections.abc import Callable, Hashable, Sequence
@@ -21,7 +20,19 @@ from fast_cache.backends.eviction import S3FIFO, Cause
 from fast_cache.backends.keyspace import check_key, check_namespace
 from fast_cache.backends.store import NO_SHELF, Address, CodecSource, Store, Terms
 from fast_cache.durations import Duration, optional_seconds
-from fast_cache.entry import MAX_VISITS, MISSING, NEVER, Age, AgedEntry, Entry, MissingType, Shelf, Tag, TaggedEntry
+from fast_cache.entry import (
+    MAX_VISITS,
+    MISSING,
+    NEVER,
+    Age,
+    AgedEntry,
+    Entry,
+    Hits,
+    MissingType,
+    Shelf,
+    Tag,
+    TaggedEntry,
+)
 from fast_cache.errors import ConfigurationError, EncodeError, InvalidTypeError
 from fast_cache.freshness import Found, Life
 from fast_cache.keys import Slot, address_of
@@ -218,7 +229,8 @@ class MemoryStore(Store):
                 return MISSING  # it could be copied when it was stored
         if isinstance(entry, AgedEntry) and entry.age is not None:
             age = entry.age
-            return Found(value, age.fresh_until - now, age.lifetime, age.load, age.hit() if count else 0)
+            hits = age.hits.count() if count and age.hits is not None else 0
+            return Found(value, age.fresh_until - now, age.lifetime, age.load, hits)
         return Found(value, entry.expires - now)
 
     def put(self, key: Address, value: Any, life: Life, flight: Flight | None = None, tags: Sequence[str] = ()) -> bool:
@@ -315,6 +327,12 @@ class MemoryStore(Store):
     async def write(self, port: Port, flight: Flight, ticket: object, value: Any, life: Life, terms: Terms) -> bool:
         return self.put(flight.key, value, life, flight, terms.tags)
 
+    async def hits(self, port: Port, key: Address) -> int:
+        shelf, name = self._place(key)
+        entry = shelf.table.get(name)
+        counted = entry.age.hits if isinstance(entry, AgedEntry) and entry.age is not None else None
+        return 0 if counted is None else counted.number
+
     async def delete(self, port: Port, key: Address) -> bool:
         return self.remove(key)
 
@@ -399,7 +417,8 @@ def _times(life: Life) -> tuple[float, Age | None]:
     if life.due is None:
         return now + fresh, None
     due = 0.0 if life.counted else life.due
-    return now + due, Age(now + fresh, now + fresh + life.stale, fresh, life.load, itertools.count(1).__next__)
+    hits = Hits() if life.counted else None
+    return now + due, Age(now + fresh, now + fresh + life.stale, fresh, life.load, hits)
 
 
 def _checked_size(max_size: object) -> int:

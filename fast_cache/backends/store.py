@@ -220,6 +220,10 @@ class Store(ABC):
         The tags of ``terms`` are all that it has, also those that were added while it was computed.
         """
 
+    async def hits(self, port: Port, key: Address) -> int:
+        """How often what lies under ``key`` was found, where that is counted; looking does not count."""
+        return 0
+
     @abstractmethod
     async def delete(self, port: Port, key: Address) -> bool:
         """Remove ``key`` and fence off its loads; True if a value was removed."""

@@ -136,6 +136,9 @@ class TenMethodStore(Store):
             return False
         return True
 
+    async def hits(self, port: Port, key: str) -> int:
+        return self._counts.get(key, 0)
+
     async def delete(self, port: Port, key: str) -> bool:
         return bool(await self._do(port, "delete", key))
 

@@ -130,3 +130,45 @@ def test_methods_and_functions_before_init_app_are_explained() -> None:
     assert explanation.answer == "uncached"
     assert explanation.backend == "no cache"
     assert explanation.inputs["session"] == "left out as a handle"
+
+
+@in_both_flavours
+async def test_how_often_a_value_was_served_is_told_and_looking_does_not_count(
+    flavour: Flavour, backend: CacheBackend
+) -> None:
+    store = flavour.use(backend)
+
+    @store.cached(expire=LONG, hits=3, refresh_after=2)
+    async def load() -> int:
+        return 1
+
+    async def explained() -> tuple[str, int | None]:
+        for _ in range(2):
+            explanation: Explanation = await flavour.call(load.explain)
+        return explanation.answer, explanation.hits
+
+    assert await explained() == ("absent", None)
+    await flavour.call(load)
+    assert await explained() == ("fresh", 0)
+    await flavour.call(load)
+    await flavour.call(load)
+    assert await explained() == ("due", 2)
+    await flavour.call(load)
+    await store.drain()
+    assert await explained() == ("fresh", 0), "it was refreshed"
+
+
+@in_both_flavours
+async def test_a_value_that_was_served_as_often_as_it_may_be_is_none_any_more(
+    flavour: Flavour, backend: CacheBackend
+) -> None:
+    store = flavour.use(backend)
+
+    @store.cached(expire=LONG, hits=1)
+    async def load() -> int:
+        return 1
+
+    await flavour.call(load)
+    await flavour.call(load)
+    explanation = await flavour.call(load.explain)
+    assert (explanation.answer, explanation.hits) == ("spare", 1)

@@ -190,6 +190,10 @@ class Layout:
         """Reply: how often the value was found since it was stored; 0 if it is not there or can't be counted."""
         return [("EVAL", _COUNT, 2, self.value_key(key), self.counter_key(key), self._counter_ms)]
 
+    def counted(self, key: str) -> list[Command]:
+        """Reply: how often the value was found, or nil."""
+        return [("GET", self.counter_key(key))]
+
     def left(self, key: str) -> list[Command]:
         """Reply: how long the value has left, in milliseconds; negative where it has no end, or is not there."""
         return [("PTTL", self.value_key(key))]

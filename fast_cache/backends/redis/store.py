@@ -328,6 +328,10 @@ class RedisStore(Store):
             return False
         return not late or await self._stood(port, late, ticket.number, replies[-1])
 
+    async def hits(self, port: Port, key: str) -> int:
+        (counted,) = await self._link.exchange(port, self._layout.counted(key))
+        return int(counted) if isinstance(counted, bytes) and counted.isdigit() else 0
+
     async def delete(self, port: Port, key: str) -> bool:
         self.flights.invalidate(key)
         (_, removed) = await self._invalidate(port, key, self._layout.delete(key))
