@@ -106,15 +106,15 @@ class ManyOperations(Operations):
         bypassed = kwargs.get(BYPASS_PARAMETER, False)
         if not self._declares_bypass:
             kwargs = {name: value for name, value in kwargs.items() if name != BYPASS_PARAMETER}
-        asked = self._asked(args, kwargs)
         if bypassed or not self._caches(self.binding.store):
             return self._apart_suspending(args, kwargs) if self.suspends else self._apart(args, kwargs)
+        asked = self._asked(args, kwargs)  # not before: it may be a generator, which is read once
         return self._suspending_many(answer, asked) if self.suspends else self._blocking_many(answer, asked)
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
-        asked = self._asked(args, kwargs)
         if not self._caches(self.binding.store):
             return self._apart_suspending(args, kwargs) if self.suspends else self._apart(args, kwargs)
+        asked = self._asked(args, kwargs)
         return self._suspending_many(refresh, asked) if self.suspends else self._blocking_many(refresh, asked)
 
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:

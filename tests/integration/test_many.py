@@ -345,7 +345,7 @@ async def test_skip_cache_reads_and_stores_nothing(flavour: Flavour, backend: Ca
     shelf = Shelf(flavour.use(backend))
     await flavour.call(shelf.books, [1], skip_cache=True)
     await flavour.call(shelf.books, [1])
-    await flavour.call(shelf.books, [1], skip_cache=True)
+    assert await flavour.call(shelf.books, (number for number in [1]), skip_cache=True) == {1: ["book 1"]}
     assert shelf.asked == [[1], [1], [1]]
 
 
@@ -643,7 +643,7 @@ def test_before_init_app_it_runs_as_if_undecorated() -> None:
     def books(ids: Iterable[int]) -> dict[int, int]:
         return {number: number for number in ids}
 
-    assert books([1]) == {1: 1}
+    assert books(number for number in [1]) == {1: 1}
     assert books.get(1) == 1
     assert books.refresh([1]) == {1: 1}
     assert books.invalidate([1]) == 0
