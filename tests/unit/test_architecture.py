@@ -95,7 +95,7 @@ def test_a_module_imports_nothing_from_above(module: str) -> None:
     assert [name for name in imports(MODULES[module]) if is_own(name) and RANK[part(name)] > rank] == []
 
 
-@pytest.mark.parametrize("module", ["claim", "flow"])
+@pytest.mark.parametrize("module", ["batches", "claim", "flow", "lockstep"])
 def test_the_flow_never_touches_an_event_loop(module: str) -> None:
     used = {name.partition(".")[0] for name in imports(PACKAGE / f"{module}.py")}
     assert not used & {"asyncio", "anyio", "threading", "concurrent", "time", "select", "socket"}
