@@ -11,7 +11,7 @@ from typing import Any
 
 from fast_cache.backends.store import Store
 from fast_cache.durations import Duration, seconds
-from fast_cache.errors import ConfigurationError, InvalidTypeError
+from fast_cache.errors import InvalidTypeError
 from fast_cache.flow import Call, answer
 from fast_cache.lockstep import Lockstep
 from fast_cache.once import warn_once
@@ -166,21 +166,6 @@ def found_in(outcomes: Outcomes) -> dict[Any, Any]:
         return found
     finally:
         del outcomes, outcome  # the traceback of an error refers to this frame
-
-
-def check_most(most: int | None) -> int | None:
-    """``max_batch`` as it is given.
-
-    Raises:
-        ConfigurationError: not a number above 0.
-    """
-    if most is None:
-        return None
-    if not isinstance(most, int) or isinstance(most, bool):
-        raise InvalidTypeError(f"max_batch must be a whole number, not {type(most).__name__}")
-    if most < 1:
-        raise ConfigurationError(f"max_batch must be at least 1, got {most}")
-    return most
 
 
 def with_missing(

@@ -251,9 +251,7 @@ class Cache(Presets):
                 tags=tags,
             )
             policy = options.of_function(
-                f"{function.__module__}.{function.__qualname__}",
-                lambda: resolve_hints(function).get("return", inspect.Signature.empty),
-                inspect.signature(function),
+                function, lambda: resolve_hints(function).get("return", inspect.Signature.empty)
             )
             return decorate(Operations(function, make_keys, policy, self._binding), binds)
 
@@ -335,11 +333,7 @@ class Cache(Presets):
                 twins=self._twins,
                 tags=tags,
             )
-            policy = options.of_function(
-                f"{function.__module__}.{function.__qualname__}",
-                lambda: values_of(function),
-                inspect.signature(function),
-            )
+            policy = options.of_function(function, lambda: values_of(function))
             operations = ManyOperations(function, make_keys, policy, self._binding, window=window, max_batch=max_batch)
             return CachedMany.of(operations, binds)
 

@@ -187,7 +187,7 @@ class Operations:
         keys: KeyMaker,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        text: str | None = None,
+        address: Hashable | None = None,
         detaches: Detaches | None = None,
     ) -> Call | None:
         """A call for the flow; ``None`` if it runs uncached: before ``init_app``, and where it has no key."""
@@ -197,7 +197,8 @@ class Operations:
         if watched and self.binding.watching.is_disabled(self.policy.namespace):
             return None
         try:
-            address = text if text is not None else self._address(store, keys, args, kwargs)
+            if address is None:
+                address = self._address(store, keys, args, kwargs)
             tags = keys.tags(args, kwargs) if keys.has_tags else ()
         except Exception as error:
             self._unkeyed(error, args, kwargs)

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypedDict
 
+from fast_cache.counts import optional_count
 from fast_cache.durations import Duration, optional_seconds, seconds
 from fast_cache.entry import NEVER
 from fast_cache.errors import ConfigurationError, InvalidTypeError
@@ -166,7 +167,8 @@ class Freshness:
             raise ConfigurationError(f"timeout ({soft:g} s) must be shorter than hard_timeout ({hard:g} s)")
         if refresh_after is not None and hits is None:
             raise ConfigurationError("refresh_after needs hits=: it says after how many of them")
-        most, after = _count(hits, option="hits"), _count(refresh_after, option="refresh_after")
+        most = optional_count(hits, option="hits") or 0
+        after = optional_count(refresh_after, option="refresh_after") or 0
         if most and after >= most:
             raise ConfigurationError(f"refresh_after ({after}) must be below hits ({most})")
         shorter = 0.0 if jitter is None else _number(jitter, option="jitter", most=1.0)
@@ -285,16 +287,6 @@ def _exceptions(errors: Any, *, option: str) -> tuple[type[Exception], ...]:
     if not types or not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in types):
         raise InvalidTypeError(f"{option} must be an exception type or several of them")
     return types
-
-
-def _count(value: int | None, *, option: str) -> int:
-    if value is None:
-        return 0
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidTypeError(f"{option} must be a whole number, not {type(value).__name__}")
-    if value < 1:
-        raise ConfigurationError(f"{option} must be at least 1, got {value}")
-    return value
 
 
 def _number(value: object, *, option: str, most: float) -> float:

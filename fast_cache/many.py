@@ -13,8 +13,9 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any, get_args, get_origin
 
 from fast_cache.backends.store import Store
-from fast_cache.batches import Batch, ElementCall, Outcomes, check_most, elements_of, found_in
+from fast_cache.batches import Batch, ElementCall, Outcomes, elements_of, found_in
 from fast_cache.binding import Binding
+from fast_cache.counts import optional_count
 from fast_cache.decorator import Done, Operations
 from fast_cache.durations import Duration, optional_seconds
 from fast_cache.entry import MISSING
@@ -94,7 +95,7 @@ class ManyOperations(Operations):
                 f"{policy.name} must take the elements as its first parameter: def load(ids: Iterable[int]) -> "
                 "dict[int, Item]"
             )
-        self._most = check_most(max_batch)
+        self._most = optional_count(max_batch, option="max_batch")
         pause = optional_seconds(window, option="window")
         self._task_groups = AsyncGroups(pause, self._most) if pause is not None else None
         self._thread_groups = ThreadGroups(pause, self._most) if pause is not None else None
@@ -137,7 +138,7 @@ class ManyOperations(Operations):
     def _get_blocking(self, asked: Asked, default: Any) -> Any:
         (element,) = asked.elements
         store = self.binding.store
-        outcome = self._at_a_glance(store, asked, element)
+        outcome = self._look(store, self._near(store, asked, element))
         if outcome is None and (self._thread_groups is None or not BLOCKING.can_wait()):
             outcome = run_blocking(self._outcomes(BLOCKING, store, asked, answer))[element]
         elif outcome is None:
@@ -156,7 +157,7 @@ class ManyOperations(Operations):
     async def _get_suspending(self, asked: Asked, default: Any) -> Any:
         (element,) = asked.elements
         store = self.binding.store
-        outcome = self._at_a_glance(store, asked, element)
+        outcome = self._look(store, self._near(store, asked, element))
         if outcome is None and self._task_groups is None:
             outcome = (await self._outcomes(ASYNCIO, store, asked, answer))[element]
         elif outcome is None:
@@ -203,11 +204,12 @@ class ManyOperations(Operations):
         outcomes: Outcomes = dict.fromkeys(asked.elements, _NOT_YET)
         calls: dict[Hashable, Call] = {}
         for element in asked.elements:
-            seen = self._at_a_glance(store, asked, element) if step is answer else None
+            address = self._near(store, asked, element) if step is answer else None
+            seen = self._look(store, address)
             if seen is not None:
                 outcomes[element] = seen
                 continue
-            call = self._call(store, self.keys, asked.args(element), asked.kwargs)
+            call = self._call(store, self.keys, asked.args(element), asked.kwargs, address)
             if call is not None:
                 calls[element] = call
         batch = Batch(
@@ -221,15 +223,18 @@ class ManyOperations(Operations):
         finally:
             del outcomes  # the traceback of an error may refer to this frame
 
-    def _at_a_glance(self, store: Store, asked: Asked, element: Hashable) -> Outcome | None:
-        """What lies in local memory, and has nothing to be decided about."""
+    def _near(self, store: Store, asked: Asked, element: Hashable) -> Hashable | None:
+        """Where an element would lie in local memory that may be looked into; ``None`` if nowhere."""
         if not store.local or self.binding.is_watched:
             return None
         try:
-            address = self._address(store, self.keys, asked.args(element), asked.kwargs)
+            return self._address(store, self.keys, asked.args(element), asked.kwargs)
         except Exception:
             return None  # there is no key; whoever makes the call will say so
-        value = store.glance(address)
+
+    def _look(self, store: Store, address: Hashable | None) -> Outcome | None:
+        """What lies there, and has nothing to be decided about."""
+        value = MISSING if address is None else store.glance(address)
         if value is MISSING:
             return None
         self.hit()

@@ -129,13 +129,14 @@ class CachePolicy:
             author_keyed=author_keyed,
         )
 
-    def of_function(self, name: str, annotation: Callable[[], Any], signature: inspect.Signature) -> CachePolicy:
-        """The same options, for the function of this name.
+    def of_function(self, function: Callable[..., Any], annotation: Callable[[], Any]) -> CachePolicy:
+        """The same options, for a function whose results have this annotation.
 
         Raises:
             ConfigurationError: a function among the options does not take what it will be called with.
         """
-        return replace(self, name=name, annotation=annotation).checked(signature)
+        name = f"{function.__module__}.{function.__qualname__}"
+        return replace(self, name=name, annotation=annotation).checked(inspect.signature(function))
 
     def checked(self, signature: inspect.Signature) -> CachePolicy:
         """The same options, if the functions among them can be called for a function of this signature."""

@@ -353,13 +353,11 @@ class Flights:
     def invalidate_all(self) -> list[Flight]:
         """Fence off every running load."""
         with self._lock:
-            flights = list(self._table.values())
-            if self._lone:
-                flights += [flight for lone in self._lone.values() for flight in lone]
-                self._lone.clear()
+            flights = self._running()
             for flight in flights:
                 flight.moved = True
             self._table.clear()
+            self._lone.clear()
         for flight in flights:
             _give_up_lease(flight)
         return flights
@@ -372,7 +370,7 @@ class Flights:
         lost = frozenset(tags)
         given_up = []
         with self._lock:
-            for flight in (*self._table.values(), *(flight for lone in self._lone.values() for flight in lone)):
+            for flight in self._running():
                 flight.sealed = True
                 if len(flight.lost) < _LOST:
                     flight.lost |= lost
@@ -382,6 +380,9 @@ class Flights:
                     given_up.append(flight)
         for flight in given_up:
             _give_up_lease(flight)
+
+    def _running(self) -> list[Flight]:
+        return [*self._table.values(), *(flight for lone in self._lone.values() for flight in lone)]
 
     def _detach(self, key: Hashable) -> Flight | None:
         flight = self._table.pop(key, None)

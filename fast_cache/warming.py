@@ -13,7 +13,8 @@ from typing import Any
 
 import anyio
 
-from fast_cache.errors import ConfigurationError, InvalidTypeError
+from fast_cache.counts import count
+from fast_cache.errors import InvalidTypeError
 
 Progress = Callable[[int, int], object]
 """Called with how many keys are done, and how many there are."""
@@ -160,10 +161,7 @@ class _Once:
 def _check(loaders: object, concurrency: object) -> None:
     if not isinstance(loaders, Mapping):
         raise InvalidTypeError("warmup takes a dict of keys and their loaders")
-    if not isinstance(concurrency, int) or isinstance(concurrency, bool):
-        raise InvalidTypeError(f"concurrency must be a whole number, not {type(concurrency).__name__}")
-    if concurrency < 1:
-        raise ConfigurationError(f"concurrency must be at least 1, got {concurrency}")
+    count(concurrency, option="concurrency")
     for loader in loaders.values():
         if not callable(loader):
             raise InvalidTypeError(f"a loader must be a function without arguments, not a {type(loader).__name__}")

@@ -40,7 +40,7 @@ LAYERS = [
     {"backends"},
     {"ports"},
     {"background", "serializers", "single_flight"},
-    {"durations", "entry", "freshness", "keys", "once", "outcome", "stats", "watching"},
+    {"counts", "durations", "entry", "freshness", "keys", "once", "outcome", "stats", "watching"},
     {"errors"},
 ]
 """The package from top to bottom, by module or subpackage: each may import its own layer and those below."""

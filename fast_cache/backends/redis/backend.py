@@ -18,9 +18,10 @@ from fast_cache.backends.redis.link import Link
 from fast_cache.backends.redis.store import RedisStore
 from fast_cache.backends.redis.target import Target
 from fast_cache.backends.store import Store, Terms
+from fast_cache.counts import count
 from fast_cache.durations import Duration, optional_seconds, seconds
 from fast_cache.entry import MISSING, MissingType
-from fast_cache.errors import BackendError, ConfigurationError, InvalidTypeError
+from fast_cache.errors import BackendError, ConfigurationError
 from fast_cache.freshness import Found
 from fast_cache.outcome import Raised
 from fast_cache.ports import ASYNCIO, BLOCKING, Port, run_blocking
@@ -91,9 +92,9 @@ class RedisBackend(CacheBackend):
         lease: Duration | None = None,
     ) -> None:
         self.namespace = check_namespace(namespace)
-        _check_count(pool_size, "pool_size")
-        _check_count(max_connections, "max_connections")
-        _check_count(max_value_size, "max_value_size")
+        count(pool_size, option="pool_size")
+        count(max_connections, option="max_connections")
+        count(max_value_size, option="max_value_size")
         clients = [given for given in (client, async_client) if given is not None]
         if redis_url is not None and not isinstance(redis_url, str):
             clients.insert(0, redis_url)
@@ -209,10 +210,3 @@ class RedisBackend(CacheBackend):
 
 def _seconds(value: Duration | None, option: str) -> float:
     return _DEFAULTS[option] if value is None else seconds(value, option=option)
-
-
-def _check_count(value: object, option: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidTypeError(f"{option} must be a whole number, not {type(value).__name__}")
-    if value < 1:
-        raise ConfigurationError(f"{option} must be at least 1, got {value}")

@@ -70,18 +70,7 @@ class Link:
         if self._breaker.refuses():
             raise BackendUnavailable(_AWAY)
         pool = await port.do(self._pool_of_threads, self._pool_of_loop)
-        connection, reused = await pool.take(port)
-        usable = False
-        try:
-            # Asked for only now: while this caller waited for a connection, the server may have gone away.
-            admission = self._breaker.admit()
-            if admission is None:
-                raise BackendUnavailable(_AWAY)
-            replies = await self._admitted(port, connection, admission, packet, reused=reused)
-            usable = True
-        finally:
-            await pool.give_back(port, connection, usable=usable)
-        return replies
+        return await self._talk(port, pool, await pool.take(port), packet)
 
     async def wait(self, port: Port, packet: Sequence[Command], seconds: float) -> list[Reply] | None:
         """Send ``packet``, which the server may answer only after ``seconds``, over a connection for such.
@@ -98,9 +87,14 @@ class Link:
         if pool is None or taken is None:
             await self.pause(port, seconds)
             return None
+        return await self._talk(port, pool, taken, packet)
+
+    async def _talk(self, port: Port, pool: Pool, taken: tuple[Any, bool], packet: Sequence[Command]) -> list[Reply]:
+        """Send ``packet`` over a connection of ``pool``, and give that back."""
         connection, reused = taken
         usable = False
         try:
+            # Asked for only now: while this caller waited for a connection, the server may have gone away.
             admission = self._breaker.admit()
             if admission is None:
                 raise BackendUnavailable(_AWAY)
