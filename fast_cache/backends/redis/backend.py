@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from fast_cache.backends.base import CacheBackend
 from fast_cache.backends.keyspace import check_key, check_namespace
 from fast_cache.backends.redis.breaker import Breaker
+from fast_cache.backends.redis.invalidations import Invalidations
 from fast_cache.backends.redis.keeper import Keeper
 from fast_cache.backends.redis.layout import Layout
 from fast_cache.backends.redis.link import Link
@@ -20,9 +21,8 @@ from fast_cache.backends.redis.target import Target
 from fast_cache.backends.store import Store, Terms
 from fast_cache.counts import count
 from fast_cache.durations import Duration, optional_seconds, seconds
-from fast_cache.entry import MISSING, MissingType
+from fast_cache.entry import MISSING
 from fast_cache.errors import BackendError, ConfigurationError
-from fast_cache.freshness import Found
 from fast_cache.outcome import Raised
 from fast_cache.ports import ASYNCIO, BLOCKING, Port, run_blocking
 
@@ -32,7 +32,7 @@ _BY_HAND: Final = Terms(None)
 """Nothing is known of what is read by its key alone."""
 
 _DEFAULTS: Final = {
-    "timeout": 1.0,
+    "timeout": 0.25,
     "connect_timeout": 1.0,
     "max_load_time": 600.0,
     "max_expire": 30 * 86400.0,
@@ -57,7 +57,7 @@ class RedisBackend(CacheBackend):
             Beside them, up to a quarter as many are used by functions with ``lock="distributed"`` to wait on.
         client, async_client: your clients, where both flavours are to be yours. A missing flavour is made alike,
             except from a client with connections of its own kind, such as Sentinel's: then give both.
-        timeout: how long the server may be silent (seconds or another duration); 1 second by default.
+        timeout: how long the server may be silent (seconds or another duration); 0.25 seconds by default.
         connect_timeout: how long connecting may take; 1 second by default.
         max_load_time: a load that takes longer than this is not stored, since its fence is gone by then; 10 minutes
             by default.
@@ -122,12 +122,9 @@ class RedisBackend(CacheBackend):
             counter_ms=max(1, round(longest * 1000)),
             lease_ms=max(1, round(lasts * 1000)),
         )
-        breaker = Breaker(probe_within=silence + connecting + 0.5)
-        self._link = Link(target, layout, breaker)
+        self._link = Link(target, layout, Breaker(), Invalidations(longest), silence=silence)
         self._keeper = Keeper(self._link, layout, length=lasts, longest=longest_load)
-        self._store = RedisStore(
-            type(self).__name__, self._link, layout, breaker, self._keeper, longest, max_value_size
-        )
+        self._store = RedisStore(type(self).__name__, self._link, layout, self._keeper, longest, max_value_size)
 
     def get(self, key: str, default: Any = None) -> Any:
         return run_blocking(self._get(BLOCKING, key, default))
@@ -172,17 +169,19 @@ class RedisBackend(CacheBackend):
         return self._store
 
     async def _get(self, port: Port, key: str, default: Any) -> Any:
-        nothing: Found | MissingType = MISSING
-        found = await self._or_else(nothing, self._read, port, check_key(key))
-        counted = self._store.direct
+        store = self._store
+        try:
+            found = await store.read(port, check_key(key), _BY_HAND)
+        except BackendError as error:
+            store.health.failed("read", error)
+            found = MISSING
+        else:
+            store.health.works("read")
         if found is MISSING or found.fresh_for <= 0 or type(found.value) is Raised:
-            counted.miss()
+            store.direct.miss()
             return default
-        counted.hit()
+        store.direct.hit()
         return found.value
-
-    async def _read(self, port: Port, key: str) -> Found | MissingType:
-        return await self._store.read(port, key, _BY_HAND)
 
     async def _set(self, port: Port, key: str, value: Any, expire: Duration | None) -> None:
         lifetime = optional_seconds(expire, option="expire")

@@ -17,8 +17,9 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Final
 
-from fast_cache.backends.redis.layout import Command, Layout
-from fast_cache.backends.redis.link import Link, Reply
+from fast_cache.backends.redis.layout import Layout
+from fast_cache.backends.redis.link import Link
+from fast_cache.backends.redis.resp import Command, Reply
 from fast_cache.errors import BackendError
 from fast_cache.ports import BLOCKING, Port, run_blocking
 

@@ -38,15 +38,15 @@ Clearing puts a new generation; entries that repeat another one are dead when re
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import quote
 
+from fast_cache.backends.redis.resp import Command
+
 TOKEN_LENGTH: Final = 16
 EPOCH_LENGTH: Final = 8
-
-Command = tuple[str | bytes | int, ...]
-"""One Redis command: its name and arguments."""
 
 _WRITE_IF_FENCED: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -135,6 +135,24 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 # Numbers only rise: one that arrives late, or twice, must not bring back what a later invalidation has ended.
+
+
+def new_token() -> bytes:
+    """A random token: it can't be guessed, and rubbish in its place can't be taken for it.
+
+    Its first byte is below 128 and its last one is not, so that it is known from one that is written backwards.
+    """
+    token = bytearray(secrets.token_bytes(TOKEN_LENGTH))
+    token[0] &= 0x7F
+    token[-1] |= 0x80
+    return bytes(token)
+
+
+def new_epoch() -> bytes:
+    """The first half of the tokens that order the invalidations of tags; its first byte is above 127."""
+    epoch = bytearray(secrets.token_bytes(EPOCH_LENGTH))
+    epoch[0] |= 0x80
+    return bytes(epoch)
 
 
 class Layout:

@@ -1,9 +1,9 @@
 """Exchanges with Redis: a packet of commands out, one reply for each back, in either flavour.
 
-Threads share one pool; every event loop has its own, which is closed with the loop; a forked child begins with none.
-The driver's errors end here: whatever it raises while it connects, sends or reads means that the server could not be
-used, and is :class:`BackendUnavailable`; a reply that is an error is handed back in its place among the replies.
-What is raised outside the driver is a defect of this package, and passes through.
+Threads share their lanes; every event loop has its own, closed with the loop; a forked child begins with none.
+The driver's errors end here: whatever it raises while it connects means that the server could not be used, and is
+:class:`BackendUnavailable`; a reply that is an error is handed back in its place among the replies. What is raised
+outside the driver is a defect of this package, and passes through.
 """
 
 from __future__ import annotations
@@ -11,110 +11,141 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import secrets
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from time import sleep
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from weakref import WeakSet
 
-import redis.exceptions
-from fast_cache.backends.redis.breaker import Admission, Breaker, Owed
-from fast_cache.backends.redis.layout import EPOCH_LENGTH, TOKEN_LENGTH, Command, Layout
-from fast_cache.backends.redis.pool import Pool, cut_off, drop
-from fast_cache.backends.redis.target import Target
+from fast_cache.backends.redis.batch import MOST, Packet
+from fast_cache.backends.redis.breaker import Breaker, Prober
+from fast_cache.backends.redis.invalidations import Invalidations, Name
+from fast_cache.backends.redis.lane import TaskLane, ThreadLane, unavailable
+from fast_cache.backends.redis.lanes import L, Lanes
+from fast_cache.backends.redis.large import LargeKeys
+from fast_cache.backends.redis.layout import Layout
+from fast_cache.backends.redis.resp import Command, Reply, pack
+from fast_cache.backends.redis.target import LONGEST_WAIT, Target
 from fast_cache.errors import BackendUnavailable
 from fast_cache.ports import BLOCKING, Port
+from redis.exceptions import ResponseError
 
-Reply = Any
-"""Bytes, an integer, ``None``, or the ``ResponseError`` that the server answered with."""
-
-_CLOSED = (redis.exceptions.ConnectionError, ConnectionError, EOFError)
-"""How a connection fails that the other side has closed, unlike one on which nothing is heard."""
-
-_LAST_LOOK = 0.01
-"""Seconds."""
-
-_BETWEEN_LOOKS = (0.05, 0.25)
+_BETWEEN_LOOKS: Final = (0.05, 0.25)
 """Seconds: how often those look who find no connection to wait on."""
-
-_AWAY = "Redis is taken to be away; it is asked again shortly"
 
 
 class Link:
-    """The way to one server."""
+    """The way to one server.
 
-    def __init__(self, target: Target, layout: Layout, breaker: Breaker) -> None:
+    Args:
+        silence: for how many seconds the server may say nothing before it is taken to be away.
+    """
+
+    def __init__(
+        self, target: Target, layout: Layout, breaker: Breaker, invalidations: Invalidations, *, silence: float
+    ) -> None:
         self._target = target
         self._layout = layout
         self._breaker = breaker
+        self._invalidations = invalidations
+        self._silence = silence
+        self._prober = Prober(breaker, self._probe)
+        self._large = LargeKeys()
+        self._identity: bytes | None = None
         self._lock = threading.Lock()
-        self._blocking_pool: Pool | None = None
-        self._loops: dict[asyncio.AbstractEventLoop, _LoopPool] = {}
+        self._threads: Lanes[ThreadLane] | None = None
+        self._loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
         self._ending: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
         _links.add(self)
 
-    async def exchange(self, port: Port, packet: Sequence[Command]) -> list[Reply]:
+    @property
+    def epoch(self) -> int:
+        """Changes whenever the server is found to be away, or back."""
+        return self._breaker.epoch
+
+    def away(self) -> bool:
+        """Whether the server is taken to be away; then it is asked again shortly."""
+        if self._breaker.is_open:
+            self._prober.awake()
+            return True
+        return False
+
+    def lost(self, epoch: int) -> None:
+        """Something that was sent in ``epoch`` was not answered."""
+        if self._breaker.lost(epoch):
+            self._prober.awake()
+
+    def owe(self, name: Name) -> None:
+        """See to it that ``name`` is invalidated before anything else is asked."""
+        self._invalidations.owe(name)
+
+    def confirm(self, name: Name) -> None:
+        """The server has confirmed that ``name`` is invalidated."""
+        self._invalidations.confirm(name)
+
+    def exchange(self, port: Port, packet: Packet) -> Awaitable[list[Reply]]:
         """Send ``packet`` and return one reply per command.
 
         It may be sent twice, the second time over a new connection, if the server closed the first one meanwhile.
 
         Raises:
             BackendUnavailable: the server is away, or did not answer in time.
-            BackendError: no connection became free.
         """
-        return await port.send(self._exchange, packet)
+        return port.send(self._exchange, packet)
 
-    async def _exchange(self, port: Port, packet: Sequence[Command]) -> list[Reply]:
-        if self._breaker.refuses():
-            raise BackendUnavailable(_AWAY)
-        pool = await port.do(self._pool_of_threads, self._pool_of_loop)
-        return await self._talk(port, pool, await pool.take(port), packet)
+    async def _exchange(self, port: Port, packet: Packet) -> list[Reply]:
+        if self._breaker.is_open:
+            self._prober.awake()
+            raise unavailable()
+        if self._invalidations.pending:
+            await self._settle(port)
+        return await port.do(self._by_thread, self._by_task, packet)
 
-    async def wait(self, port: Port, packet: Sequence[Command], seconds: float) -> list[Reply] | None:
+    def _by_thread(self, packet: Packet) -> list[Reply]:
+        return self._of_threads().lane_for(packet).exchange(packet)
+
+    async def _by_task(self, packet: Packet) -> list[Reply]:
+        held = self._loops.get(asyncio.get_running_loop())
+        lanes = await self._of_loop() if held is None else held.lanes
+        return await lanes.lane_for(packet).exchange(packet)
+
+    async def wait(self, port: Port, packet: Packet, seconds: float) -> list[Reply] | None:
         """Send ``packet``, which the server may answer only after ``seconds``, over a connection for such.
 
         If none is free, nothing is sent, and ``None`` returned after a while; also if another of a batch has waited.
         """
         return await port.later(partial(self._wait, packet, seconds))
 
-    async def _wait(self, packet: Sequence[Command], seconds: float, port: Port) -> list[Reply] | None:
-        if self._breaker.is_open:  # whoever waits is no probe: it would tell too late
-            raise BackendUnavailable(_AWAY)
-        pool = (await port.do(self._pool_of_threads, self._pool_of_loop)).waiting
-        taken = pool.take_free() if pool is not None else None
-        if pool is None or taken is None:
+    async def _wait(self, packet: Packet, seconds: float, port: Port) -> list[Reply] | None:
+        if self._breaker.is_open:
+            self._prober.awake()
+            raise unavailable()
+        replies = await port.do(self._wait_by_thread, self._wait_by_task, packet)
+        if replies is None:
             await self.pause(port, seconds)
-            return None
-        return await self._talk(port, pool, taken, packet)
-
-    async def _talk(self, port: Port, pool: Pool, taken: tuple[Any, bool], packet: Sequence[Command]) -> list[Reply]:
-        """Send ``packet`` over a connection of ``pool``, and give that back."""
-        connection, reused = taken
-        usable = False
-        try:
-            # Asked for only now: while this caller waited for a connection, the server may have gone away.
-            admission = self._breaker.admit()
-            if admission is None:
-                raise BackendUnavailable(_AWAY)
-            replies = await self._admitted(port, connection, admission, packet, reused=reused)
-            usable = True
-        finally:
-            await pool.give_back(port, connection, usable=usable)
         return replies
+
+    def _wait_by_thread(self, packet: Packet) -> list[Reply] | None:
+        with self._of_threads().waiting() as lane:
+            return None if lane is None else lane.exchange(packet)
+
+    async def _wait_by_task(self, packet: Packet) -> list[Reply] | None:
+        with (await self._of_loop()).waiting() as lane:
+            return None if lane is None else await lane.exchange(packet)
 
     async def pause(self, port: Port, seconds: float) -> None:
         """Let some time pass between two looks, not more than ``seconds``."""
         await port.do(sleep, _suspended, min(seconds, random.uniform(*_BETWEEN_LOOKS)))
 
     def close(self) -> None:
-        """Close the connections of threads."""
+        """Close the connections of threads, and ask no more whether a server that is away is back."""
+        self._prober.close()
         with self._lock:
-            pool, self._blocking_pool = self._blocking_pool, None
-        if pool is not None:
-            for connection in pool.drain():
-                connection.disconnect()
+            lanes, self._threads = self._threads, None
+        for lane in lanes.all() if lanes is not None else ():
+            lane.close()
 
     async def aclose(self) -> None:
         """Close the connections of the running loop."""
@@ -126,67 +157,103 @@ class Link:
     def forked(self) -> None:
         """Leave the connections to the parent: this is its child, and both hold the same sockets."""
         # Kept, because closing them would be felt by the parent, whose event loop shares even its selector with us.
-        _inherited.append((self._blocking_pool, self._loops))
+        _inherited.append((self._threads, self._loops))
         self._lock = threading.Lock()
-        self._blocking_pool = None
+        self._threads = None
         self._loops = {}
         self._breaker.forked()
+        self._prober.forked()
+        self._invalidations.forked()
 
-    async def _admitted(
-        self, port: Port, connection: Any, admission: Admission, packet: Sequence[Command], *, reused: bool
-    ) -> list[Reply]:
+    async def _open(self, port: Port) -> Any:
+        """Make a connection, and tell the server what it has to know before anything else."""
+        connection = await self._target.connect(port)
         try:
-            first = self._owed_commands(admission.owed)
-            commands = [*first, *packet]
-            packed = connection.pack_commands(commands)
-            replies = await _converse(port, connection, packed, len(commands), reused=reused)
-            if any(isinstance(reply, Exception) for reply in replies[: len(first)]):
+            await self._greet(port, connection)
+        except BaseException:
+            await _drop(port, connection)
+            raise
+        return connection
+
+    async def _greet(self, port: Port, connection: Any) -> None:
+        """Find out whether the server is another one than before: then it may lack what that one confirmed."""
+        (reply,) = await _converse(port, connection, [("INFO", "server")])
+        identity = _identity(reply)
+        if identity is None or self._identity not in (None, identity):
+            self._invalidations.repeat()
+        if self._invalidations.pending:
+            await self._deliver(partial(_converse, port, connection))
+        self._identity = identity
+
+    async def _settle(self, port: Port) -> None:
+        """Deliver what is owed, although the server is not away."""
+        epoch = self._breaker.epoch
+        try:
+            await self._deliver(lambda commands: port.do(self._by_thread, self._by_task, commands))
+        except BackendUnavailable:
+            self.lost(epoch)
+            raise
+
+    async def _deliver(self, talk: Callable[[list[Command]], Awaitable[list[Reply]]]) -> None:
+        """Tell the server what it is owed."""
+        owed = self._invalidations.owed()
+        commands = owed.commands(self._layout)
+        for first in range(0, len(commands), MOST):
+            replies = await talk(commands[first : first + MOST])
+            if any(isinstance(reply, Exception) for reply in replies):
                 # A replica or a server that forbids it: until it can be told, nothing it holds may be believed.
                 raise BackendUnavailable("Redis refuses the invalidations it is owed")
-        except BackendUnavailable:
-            admission.failed()
-            raise
-        except BaseException:
-            admission.abandoned()
-            raise
-        admission.succeeded()
-        return replies[len(first) :]
+        self._invalidations.delivered(owed)
 
-    def _owed_commands(self, owed: Owed) -> list[Command]:
-        if not owed:
-            return []
-        commands = self._layout.clear(new_token()) if owed.everything else []
-        tags = [key for key in owed.keys if isinstance(key, bytes)]
-        if tags or owed.everything:
-            commands += self._layout.forget_tags(tags, new_epoch())
-        return commands + [command for key in owed.keys if isinstance(key, str) for command in self._layout.delete(key)]
+    async def _probe(self, port: Port) -> None:
+        connection = await self._open(port)
+        try:
+            (reply,) = await _converse(port, connection, [("PING",)])
+            if isinstance(reply, ResponseError):
+                raise BackendUnavailable("Redis refuses a PING")
+            if self._invalidations.pending:
+                await self._deliver(partial(_converse, port, connection))
+        finally:
+            await _drop(port, connection)
 
-    def _pool_of_threads(self) -> Pool:
-        with self._lock:
-            if self._blocking_pool is None:
-                self._blocking_pool = self._target.pool(self._target.blocking_connection)
-            return self._blocking_pool
+    def _of_threads(self) -> Lanes[ThreadLane]:
+        lanes = self._threads
+        if lanes is None:
+            with self._lock:
+                if self._threads is None:
+                    self._threads = self._lanes(self._thread_lane)
+                lanes = self._threads
+        return lanes
 
-    async def _pool_of_loop(self) -> Pool:
+    def _lanes(self, make: Callable[[bool], L]) -> Lanes[L]:
+        return Lanes(make, self._large, most=self._target.most, waiting=self._target.waiting)
+
+    def _thread_lane(self, waits: bool) -> ThreadLane:
+        return ThreadLane(self._open, self, self._large, silence=self._silence + waits * LONGEST_WAIT)
+
+    async def _of_loop(self) -> Lanes[TaskLane]:
         loop = asyncio.get_running_loop()
         held = self._loops.get(loop)
         if held is None:
             self._sweep()
-            pool = self._target.pool(self._target.suspending_connection)
-            if loop in self._ending:
-                # Its asynchronous generators are shut down, ours among them: nothing may stay open from now on.
-                pool.drain()
-                held = _LoopPool(pool, None)
-            else:
-                held = _LoopPool(pool, self._close_at_end(loop, pool))
+            ending = loop in self._ending
+            # Its asynchronous generators are shut down, ours among them: nothing may stay open from now on.
+            make = partial(self._task_lane, loop, keeps=not ending)
+            lanes = self._lanes(make)
+            held = _OfLoop(lanes, None if ending else self._close_at_end(loop, lanes))
             with self._lock:
                 self._loops[loop] = held
             if held.closing is not None:
                 await held.closing.__anext__()
-        return held.pool
+        return held.lanes
 
-    async def _close_at_end(self, loop: asyncio.AbstractEventLoop, pool: Pool) -> AsyncGenerator[None, None]:
-        """Close ``pool`` when ``loop`` shuts down its asynchronous generators.
+    def _task_lane(self, loop: asyncio.AbstractEventLoop, waits: bool, *, keeps: bool) -> TaskLane:
+        return TaskLane(loop, self._open, self, self._large, silence=self._silence + waits * LONGEST_WAIT, keeps=keeps)
+
+    async def _close_at_end(
+        self, loop: asyncio.AbstractEventLoop, lanes: Lanes[TaskLane]
+    ) -> AsyncGenerator[None, None]:
+        """Close ``lanes`` when ``loop`` shuts down its asynchronous generators.
 
         One that is suspended here thus needs no hook and no finaliser to learn of it.
         """
@@ -194,24 +261,26 @@ class Link:
             yield
         finally:
             with self._lock:
-                if self._loops.pop(loop, None) is not None:  # else it was closed for its own sake, by ``aclose``
+                ends = self._loops.pop(loop, None) is not None  # else it was closed for its own sake, by ``aclose``
+                if ends:
                     self._ending.add(loop)
-            for connection in pool.drain():
-                await connection.disconnect()
+            for lane in lanes.all():
+                lane.close(at_once=ends)
+            await asyncio.sleep(0)  # in which the loop lets go of them
 
     def _sweep(self) -> None:
         """Let go of loops that were closed without shutting down their asynchronous generators."""
         with self._lock:
             closed = [self._loops.pop(loop) for loop in list(self._loops) if loop.is_closed()]
         for held in closed:
-            for connection in held.pool.drain():
-                cut_off(connection)
+            for lane in held.lanes.all():
+                lane.cut_off()
 
 
-class _LoopPool(NamedTuple):
-    """The pool of one event loop, and the generator by which the loop closes it."""
+class _OfLoop(NamedTuple):
+    """The lanes of one event loop, and the generator by which the loop closes them."""
 
-    pool: Pool
+    lanes: Lanes[TaskLane]
     closing: AsyncGenerator[None, None] | None
 
 
@@ -228,71 +297,43 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def new_token() -> bytes:
-    """A random token: it can't be guessed, and rubbish in its place can't be taken for it.
-
-    Its first byte is below 128 and its last one is not, so that it is known from one that is written backwards.
-    """
-    token = bytearray(secrets.token_bytes(TOKEN_LENGTH))
-    token[0] &= 0x7F
-    token[-1] |= 0x80
-    return bytes(token)
-
-
-def new_epoch() -> bytes:
-    """The first half of the tokens that order the invalidations of tags; its first byte is above 127."""
-    epoch = bytearray(secrets.token_bytes(EPOCH_LENGTH))
-    epoch[0] |= 0x80
-    return bytes(epoch)
-
-
 async def _suspended(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-async def _converse(port: Port, connection: Any, packed: Any, count: int, *, reused: bool) -> list[Reply]:
-    """Send, and read ``count`` replies, connecting first where need be."""
-    while True:
-        replies: list[Reply] = []
-        try:
-            if port is BLOCKING:
-                connection.send_packed_command(packed)
-            else:
-                await _send(connection, packed)
-            while len(replies) < count:
-                replies.append(await _one_reply(port, connection))
-        except Exception as error:
-            if not reused or replies or not isinstance(error, _CLOSED):
-                raise BackendUnavailable("Redis did not answer") from error
-        else:
-            return replies
-        # The server closed it while it was idle, or restarted. All our commands may be repeated.
-        await drop(port, connection)
-        reused = False
+def _identity(reply: Reply) -> bytes | None:
+    """Which run of which server this is, if it says so."""
+    for line in reply.splitlines() if isinstance(reply, bytes) else ():
+        if line.startswith(b"run_id:"):
+            return bytes(line)
+    return None
 
 
-async def _send(connection: Any, packed: Any) -> None:
-    """Send in the suspending flavour, and stay cancelled if that is what happened meanwhile.
+async def _converse(port: Port, connection: Any, commands: Sequence[Command]) -> list[Reply]:
+    """Send over a connection of the driver's that no lane has yet, and read a reply to each command.
 
-    The driver sends under ``asyncio.wait_for``, which before Python 3.12 may swallow a cancellation.
+    Raises:
+        BackendUnavailable: there was none in time.
     """
-    task = asyncio.current_task()
-    cancelled_before = task.cancelling() if task is not None else 0
-    await connection.send_packed_command(packed)
-    if task is not None and task.cancelling() > cancelled_before:
-        raise asyncio.CancelledError
+    try:
+        await port.do(connection.send_packed_command, connection.send_packed_command, [pack(commands, scripts=True)])
+        return [await _one_reply(port, connection) for _ in commands]
+    except Exception as error:
+        raise unavailable(error) from error
 
 
 async def _one_reply(port: Port, connection: Any) -> Reply:
     read = connection.read_response
     try:
-        try:
-            return await port.do(read, read, disable_decoding=True, disconnect_on_error=False)
-        except redis.exceptions.TimeoutError:
-            if port is BLOCKING:
-                raise
-            # It may have been the event loop that was busy: then the reply is here by now, and needs no waiting.
-            async with asyncio.timeout(_LAST_LOOK):  # with a timeout of its own the driver would return None
-                return await read(disable_decoding=True, disconnect_on_error=False)
-    except redis.exceptions.ResponseError as error:
+        return await port.do(read, read, disable_decoding=True)
+    except ResponseError as error:
         return error
+
+
+async def _drop(port: Port, connection: Any) -> None:
+    """Close without waiting. A connection that can't even be closed is of no interest any more."""
+    with suppress(Exception):
+        if port is BLOCKING:
+            connection.disconnect()
+        else:
+            await connection.disconnect(nowait=True)

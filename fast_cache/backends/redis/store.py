@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fast_cache.backends.redis.breaker import Breaker
 from fast_cache.backends.redis.keeper import HeldLease, Keeper
-from fast_cache.backends.redis.layout import EPOCH_LENGTH, TOKEN_LENGTH, Command, Layout
-from fast_cache.backends.redis.link import Link, Reply, new_epoch, new_token
+from fast_cache.backends.redis.layout import EPOCH_LENGTH, TOKEN_LENGTH, Layout, new_epoch, new_token
+from fast_cache.backends.redis.link import Link
+from fast_cache.backends.redis.resp import Command, Reply
 from fast_cache.backends.redis.target import LONGEST_WAIT
 from fast_cache.backends.store import Store, Terms
 from fast_cache.entry import MISSING, NEVER, MissingType
@@ -71,7 +71,6 @@ class RedisStore(Store):
         name: str,
         link: Link,
         layout: Layout,
-        breaker: Breaker,
         keeper: Keeper,
         longest: float,
         largest: int,
@@ -80,7 +79,6 @@ class RedisStore(Store):
         self.label = "redis"
         self._link = link
         self._layout = layout
-        self._breaker = breaker
         self._keeper = keeper
         self._longest: Final = longest
         self._largest: Final = largest
@@ -286,8 +284,9 @@ class RedisStore(Store):
         try:
             await self._put(port, key, value, codec, expire)
         except BackendError:
-            self._breaker.owe(key)
+            self._link.owe(key)
             raise
+        self._link.confirm(key)
 
     async def _put(self, port: Port, key: str, value: Any, codec: Codec, expire: float | None) -> None:
         for _ in range(_LAPS):
@@ -355,9 +354,8 @@ class RedisStore(Store):
             confirmed = True
 
         def at_end() -> None:
-            if not confirmed:
-                for digest in digests:
-                    self._breaker.owe(digest)
+            for digest in digests:
+                (self._link.confirm if confirmed else self._link.owe)(digest)
 
         await port.finish(tell(), at_end)
 
@@ -372,7 +370,7 @@ class RedisStore(Store):
             confirmed = True
             return replies
 
-        return await port.finish(tell(), at_end=lambda: None if confirmed else self._breaker.owe(key))
+        return await port.finish(tell(), at_end=lambda: (self._link.confirm if confirmed else self._link.owe)(key))
 
     def _encode(
         self,

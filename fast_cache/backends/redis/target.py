@@ -17,8 +17,8 @@ import redis
 import redis.asyncio
 import redis.asyncio.connection
 import redis.connection
-from fast_cache.backends.redis.pool import Pool
-from fast_cache.errors import ConfigurationError, InvalidTypeError
+from fast_cache.errors import BackendUnavailable, ConfigurationError, InvalidTypeError
+from fast_cache.ports import BLOCKING, Port
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -69,9 +69,8 @@ class Target:
         timeout: float,
         connect_timeout: float,
     ) -> None:
-        self._keep = min(pool_size, max_connections)
-        self._most = max_connections
-        self._patience = timeout + connect_timeout
+        self.most = max_connections
+        self.waiting = max(1, max_connections // 4)
         for client in clients:
             if not hasattr(client, "connection_pool"):
                 raise InvalidTypeError(f"redis_url must be text or a redis client, not {type(client).__name__}")
@@ -89,12 +88,14 @@ class Target:
             if not (_can_be_made(self.blocking_connection) and _can_be_made(self.suspending_connection)):
                 raise ConfigurationError("redis_url is malformed: the driver can't use the options in its query")
 
-    def pool(self, make: partial[Any]) -> Pool:
-        """A pool of connections that ``make`` makes."""
-        few = max(1, self._most // 4)
-        patient = partial(make, socket_timeout=make.keywords["socket_timeout"] + LONGEST_WAIT)
-        waiting = Pool(patient, keep=few, most=few, patience=self._patience)
-        return Pool(make, keep=self._keep, most=self._most, patience=self._patience, waiting=waiting)
+    async def connect(self, port: Port) -> Any:
+        """A new connection of the driver's, ready for commands."""
+        connection = self.blocking_connection() if port is BLOCKING else self.suspending_connection()
+        try:
+            await port.do(connection.connect, connection.connect)
+        except Exception as error:
+            raise BackendUnavailable("Redis did not answer") from error
+        return connection
 
 
 def _like(pools: dict[str, Any], flavour: str, waits: dict[str, Any]) -> partial[Any]:
