@@ -54,7 +54,14 @@ class LoadTimeout(FastCacheError, TimeoutError):
 
 
 class BackendError(FastCacheError):
-    """A store failed. The driver's own exception is the ``__cause__``."""
+    """A store failed. The driver's own exception is the ``__cause__``.
+
+    ``setting`` names the option that is to blame, where one is; the message then begins with it and says why.
+    """
+
+    def __init__(self, message: str, *, setting: str | None = None) -> None:
+        super().__init__(message)
+        self.setting = setting
 
 
 class BackendUnavailable(BackendError):

@@ -59,11 +59,10 @@ class Health:
             first = not self._failing
             self._failing.add(_ANYTHING if isinstance(error, BackendUnavailable) else step)
         if first:
-            cause = error.__cause__ or error
+            # Our own words may be shown; those of a driver may quote a password, an address or a value.
+            why = str(error) if error.setting else type(error.__cause__ or error).__name__
             logger.warning(
-                "%s fails (%s); calls run uncached until it is back. Logged once per outage.",
-                self.name,
-                type(cause).__name__,
+                "%s fails (%s); calls run uncached until it is back. Logged once per outage.", self.name, why
             )
 
     def works(self, step: str) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: a Redis to share, and one to break."""
+"""Fixtures that every test may use: servers to share, and servers to break."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.redis_cluster import RedisCluster
+from tests.support.redis_sentinel import RedisSentinel
 from tests.support.redis_server import RedisServer
+from tests.support.tls import Certificates
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +31,37 @@ def own_redis() -> Iterator[RedisServer]:
     """A server for one test, which may freeze, kill and restart it."""
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """A cluster for the whole run: keep to a namespace; never break it."""
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[RedisCluster]:
+    """A cluster for one test, whose masters may die: they are replaced soon."""
+    with RedisCluster(node_timeout=1.0) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def redis_sentinel() -> Iterator[RedisSentinel]:
+    """A master with two replicas and three sentinels for the whole run: keep to a namespace; never break it."""
+    with RedisSentinel() as sentinel:
+        yield sentinel
+
+
+@pytest.fixture
+def own_sentinel() -> Iterator[RedisSentinel]:
+    """The same for one test, whose master may die: it is replaced soon."""
+    with RedisSentinel(down_after=0.5) as sentinel:
+        yield sentinel
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """An authority of our own, a server's certificate and a client's."""
+    return Certificates(tmp_path_factory.mktemp("certificates"))

@@ -1,1 +1,1 @@
-"""Real servers for the tests: a Redis of our own, and a uvicorn of our own."""
+"""Real servers for the tests: Redis in every deployment, a uvicorn, and a proxy that makes the network misbehave."""

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -67,6 +68,22 @@ def free_port() -> int:
         return port
 
 
+def wait_until(condition: Callable[[], bool], trouble: str, within: float = _START_WITHIN) -> None:
+    """Wait until ``condition`` holds; where a server does not answer, it does not hold yet.
+
+    Raises:
+        RedisServerFailed: it does not hold after ``within`` seconds; the message is ``trouble``.
+    """
+    deadline = time.monotonic() + within
+    while True:
+        with contextlib.suppress(redis.RedisError):
+            if condition():
+                return
+        if time.monotonic() > deadline:
+            raise RedisServerFailed(f"{trouble} after {within:g} s")
+        time.sleep(0.01)  # between two looks
+
+
 class RedisServer:
     """One redis-server process; use it as a context manager.
 
@@ -74,12 +91,20 @@ class RedisServer:
         *arguments: more of its command line, such as ``"--maxmemory", "10mb"``.
         unix_socket: listen on a unix socket instead of a port.
         requirepass: the password of the default user; part of :attr:`url`.
+        choose_port: returns a port that is probably free, where not any will do.
     """
 
-    def __init__(self, *arguments: str, unix_socket: bool = False, requirepass: str | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        unix_socket: bool = False,
+        requirepass: str | None = None,
+        choose_port: Callable[[], int] | None = None,
+    ) -> None:
         self._arguments = arguments
         self._unix_socket = unix_socket
         self._password = requirepass
+        self._choose_port = choose_port or free_port
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
@@ -111,9 +136,20 @@ class RedisServer:
         """The process, while it runs."""
         return self._running().pid
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started, and not stopped or killed since."""
+        return self._process is not None
+
     def client(self, **options: Any) -> redis.Redis:
         """Return a plain redis-py client of its own; close it, or leave it to the garbage collector."""
         return redis.Redis.from_url(self.url, **options)
+
+    def command(self, *words: Any) -> Any:
+        """The reply to one command, in bytes and untouched."""
+        with contextlib.closing(self.client(protocol=2, socket_timeout=5)) as client:
+            client.response_callbacks.clear()
+            return client.execute_command(*words)  # type: ignore[no-untyped-call]
 
     def start(self) -> None:
         """Start, and return once it answers a PING."""
@@ -123,7 +159,7 @@ class RedisServer:
             self._launch()
             return
         for attempt in range(1, _ATTEMPTS + 1):
-            self._port = free_port()
+            self._port = self._choose_port()
             try:
                 self._launch()
             except RedisServerFailed as failure:
@@ -169,6 +205,19 @@ class RedisServer:
         with contextlib.closing(self.client()) as client:
             client.flushall()
 
+    def cut_replicas(self) -> None:
+        """Part from all replicas, and let none follow again until :meth:`mend_replicas`.
+
+        Freezing a replica would not do: what was sent meanwhile would wait for it in its socket.
+        """
+        self.command("ACL", "SETUSER", "default", "-psync", "-sync")
+        self.command("CLIENT", "KILL", "TYPE", "replica")
+        wait_until(lambda: self.command("ROLE")[2] == [], "replicas are still connected")
+
+    def mend_replicas(self) -> None:
+        """Let replicas follow again."""
+        self.command("ACL", "SETUSER", "default", "+psync", "+sync")
+
     def log(self) -> str:
         """What the server wrote so far."""
         with contextlib.suppress(FileNotFoundError):
@@ -204,6 +253,19 @@ class RedisServer:
         return self._workplace() / "redis.log"
 
     def _launch(self) -> None:
+        with self._log_file().open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+        try:
+            self._await_answer()
+        except BaseException:
+            if self._process is not None:
+                self._process.kill()
+                self._reap()
+            raise
+
+    def _command(self) -> list[str]:
         command = [
             find_redis_server(),
             *("--bind", "127.0.0.1"),
@@ -215,16 +277,7 @@ class RedisServer:
             command += ["--unixsocket", str(self.socket_path)]
         if self._password:
             command += ["--requirepass", self._password]
-        command += self._arguments
-        with self._log_file().open("wb") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            self._await_answer()
-        except BaseException:
-            if self._process is not None:
-                self._process.kill()
-                self._reap()
-            raise
+        return [*command, *self._arguments]
 
     def _await_answer(self) -> None:
         deadline = time.monotonic() + _START_WITHIN

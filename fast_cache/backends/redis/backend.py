@@ -11,13 +11,14 @@ from typing import Any, Final, TypeVar
 
 from fast_cache.backends.base import CacheBackend
 from fast_cache.backends.keyspace import check_key, check_namespace
-from fast_cache.backends.redis.breaker import Breaker
+from fast_cache.backends.redis.cluster import Cluster
+from fast_cache.backends.redis.cluster_link import ClusterLink
 from fast_cache.backends.redis.invalidations import Invalidations
 from fast_cache.backends.redis.keeper import Keeper
 from fast_cache.backends.redis.layout import Layout
 from fast_cache.backends.redis.link import Link
 from fast_cache.backends.redis.store import RedisStore
-from fast_cache.backends.redis.target import Target
+from fast_cache.backends.redis.target import target_of
 from fast_cache.backends.store import Store, Terms
 from fast_cache.counts import count
 from fast_cache.durations import Duration, optional_seconds, seconds
@@ -84,6 +85,7 @@ class RedisBackend(CacheBackend):
         *,
         client: Any = None,
         async_client: Any = None,
+        credential_provider: Any = None,
         timeout: Duration | None = None,
         connect_timeout: Duration | None = None,
         max_load_time: Duration | None = None,
@@ -100,13 +102,12 @@ class RedisBackend(CacheBackend):
             clients.insert(0, redis_url)
         silence = _seconds(timeout, "timeout")
         connecting = _seconds(connect_timeout, "connect_timeout")
-        target = Target(
+        target = target_of(
             redis_url,
             tuple(clients),
-            pool_size=pool_size,
-            max_connections=max_connections,
             timeout=silence,
             connect_timeout=connecting,
+            credential_provider=credential_provider,
         )
         longest = _seconds(max_expire, "max_expire")
         longest_load = _seconds(max_load_time, "max_load_time")
@@ -122,7 +123,8 @@ class RedisBackend(CacheBackend):
             counter_ms=max(1, round(longest * 1000)),
             lease_ms=max(1, round(lasts * 1000)),
         )
-        self._link = Link(target, layout, Breaker(), Invalidations(longest), silence=silence)
+        link = ClusterLink if isinstance(target, Cluster) else Link
+        self._link = link(target, layout, Invalidations(longest), silence=silence, most=max_connections)
         self._keeper = Keeper(self._link, layout, length=lasts, longest=longest_load)
         self._store = RedisStore(type(self).__name__, self._link, layout, self._keeper, longest, max_value_size)
 

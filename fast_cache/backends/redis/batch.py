@@ -1,8 +1,8 @@
 """Packets of several callers that travel as one.
 
-A packet is what one caller sends: commands in an order, one reply for each. Reads at the end of packets become one
-``MGET``, in which nothing is asked for twice: of a hundred entries, for one, the generation of their namespace. What
-stands before them goes first, packet by packet, so that each caller's own order is kept.
+A packet is what one caller sends: commands in an order, one reply for each. The reads at the end of packets are put
+together, and nothing is asked for twice: of a hundred entries, for one, the generation of their namespace. What stands
+before them goes first, packet by packet, so that each caller's own order is kept.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Batch:
     """What is sent for ``packets``, and which of the replies are whose.
 
     Args:
-        merges: whether reads may be merged: not in a Cluster, where the keys of one command share a slot.
+        merges: whether the reads may become one ``MGET``: not in a Cluster, where the keys of a command share a slot.
     """
 
-    __slots__ = ("_parts", "commands", "merged")
+    __slots__ = ("_first_read", "_parts", "commands", "merged")
 
     def __init__(self, packets: Sequence[Packet], *, merges: bool) -> None:
         self.commands: list[Command] = []
@@ -35,16 +35,18 @@ class Batch:
         self._parts: list[tuple[int, int, list[int]]] = []
         for packet in packets:
             count = len(packet)
-            if merges:
-                while count and packet[count - 1][0] == "GET":
-                    count -= 1
+            while count and packet[count - 1][0] == "GET":
+                count -= 1
             read = [names.setdefault(command[1], len(names)) for command in packet[count:]]
             self._parts.append((len(self.commands), count, read))
             if count:
                 self.commands += packet[:count]
-        self.merged = bool(names)
-        if names:
+        self._first_read = len(self.commands)
+        self.merged = merges and bool(names)
+        if self.merged:
             self.commands.append(("MGET", *names))
+        else:
+            self.commands += [("GET", name) for name in names]
 
     def refused(self, replies: Sequence[Reply]) -> bool:
         """Whether the server did not let us read several at once."""
@@ -52,7 +54,7 @@ class Batch:
 
     def shared_out(self, replies: list[Reply]) -> list[list[Reply]]:
         """The replies to each packet."""
-        values = replies[-1] if self.merged else ()
+        values = replies[-1] if self.merged else replies[self._first_read :]
         return [
             ([*replies[first : first + count], *[values[index] for index in read]])
             if count
@@ -61,6 +63,11 @@ class Batch:
         ]
 
 
+def has_error(replies: Sequence[Reply], words: str | tuple[str, ...]) -> bool:
+    """Whether one of the replies is an error that begins with one of ``words``."""
+    return any(isinstance(reply, ResponseError) and str(reply).startswith(words) for reply in replies)
+
+
 def lacks_script(replies: Sequence[Reply]) -> bool:
     """Whether the server does not know a script by its digest: it was restarted, or told to forget them."""
-    return any(isinstance(reply, ResponseError) and str(reply).startswith("NOSCRIPT") for reply in replies)
+    return has_error(replies, "NOSCRIPT")

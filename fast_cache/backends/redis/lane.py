@@ -17,11 +17,14 @@ import asyncio
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import Any, Final, Protocol
 
-from fast_cache.backends.redis.batch import MOST, Batch, Packet, lacks_script
+from fast_cache.backends.redis.aside import aside
+from fast_cache.backends.redis.batch import MOST, Batch, Packet, has_error, lacks_script
 from fast_cache.backends.redis.large import LARGE, LargeKeys
 from fast_cache.backends.redis.resp import Parser, ProtocolError, Reply, pack
 from fast_cache.errors import BackendUnavailable
@@ -34,6 +37,9 @@ held up itself, and what the server said lies waiting. Without it, 20 of 20 loop
 
 _CHUNK: Final = 2**18
 """Bytes that a thread reads at once."""
+
+_STAY: Final = 1.0
+"""For how many seconds a connection to a server that takes no writes is kept at least."""
 
 Open = Callable[[Port], Awaitable[Any]]
 """Makes a connection of the driver's, ready for commands; raises :class:`BackendUnavailable`."""
@@ -52,6 +58,9 @@ class Guard(Protocol):
     def lost(self, epoch: int) -> None:
         """Something that was sent in ``epoch`` was not answered."""
 
+    def useless(self, replies: Sequence[Reply]) -> bool:
+        """Whether the server says that it can't serve anybody, or is no longer the one to ask."""
+
 
 def unavailable(cause: BaseException | None = None) -> BackendUnavailable:
     """The error for one caller of many: each gets one of its own, since tracebacks grow."""
@@ -69,6 +78,10 @@ AWAY: Final = "Redis is taken to be away; it is asked again shortly"
 
 class Silence(Exception):
     """The server said nothing for too long."""
+
+
+class Useless(Exception):
+    """The server says that it can't serve anybody."""
 
 
 _Waiting = tuple[Packet, "asyncio.Future[list[Reply]]"]
@@ -108,9 +121,11 @@ class TaskLane:
         self._busy = False
         self._wire: _TaskWire | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._born = 0
         self._epoch = 0
         self._heard = 0.0
         self._unsent = 0
+        self._connected_at = 0.0
         self._watch: asyncio.TimerHandle | None = None
 
     @property
@@ -194,10 +209,18 @@ class TaskLane:
             packet, future = call
             if heavy:
                 self._large.note(packet, replies)
+            if future.done():
+                continue
             if errs and lacks_script(replies):
                 self._unloaded.append(call)
-            elif not future.done():
+            elif errs and self._guard.useless(replies):
+                self._guard.lost(self._epoch)
+                future.set_exception(unavailable(Useless()))
+            else:
                 future.set_result(replies)
+        demoted = errs and any(has_error(replies, "READONLY") for replies in answers)
+        if demoted and self._connected_at + _STAY < self._heard:
+            self._part()  # whoever is the master now is found anew
 
     def _flush(self) -> None:
         """Send what has gathered, connecting first where need be."""
@@ -218,8 +241,11 @@ class TaskLane:
             return
         self._heard = self._loop.time()
         self._epoch = self._guard.epoch
+        if self._wire is not None and self._born != self._epoch:
+            self._part()  # from before an outage, in which another server may have taken this one's place
         if self._wire is None:
             if self._connecting is None:
+                self._born = self._epoch
                 self._connecting = self._loop.create_task(self._connected())
         else:
             del queue[: len(calls)]
@@ -245,6 +271,7 @@ class TaskLane:
             failed = partial(_itself, defect)
         else:
             self._wire = _TaskWire(self, connection)
+            self._connected_at = self._loop.time()
         self._connecting = None
         if failed is not None:
             self._fail(failed)
@@ -416,6 +443,10 @@ class ThreadLane:
         self._queue: list[_Call] = []
         self._led = False
         self._wire: ThreadWire | None = None
+        self._connecting: Future[Any] | None = None
+        self._born = 0
+        self._epoch = 0
+        self._connected_at = 0.0
 
     @property
     def idle(self) -> bool:
@@ -456,6 +487,8 @@ class ThreadLane:
             self._keeps = False
             if not self._led:
                 self._part()
+                if self._connecting is not None:  # nobody waits for it any longer
+                    self._connecting.add_done_callback(_dispose)
 
     def _lead(self) -> None:
         """Send what has gathered, one's own first, and let one of those who came meanwhile do the same."""
@@ -509,35 +542,50 @@ class ThreadLane:
             following.wake()
 
     def _carry(self, calls: Sequence[_Call]) -> None:
-        answers = self._answers([call.packet for call in calls])
-        wire = self._wire
-        if wire is not None and wire.size > LARGE:
-            for call, replies in zip(calls, answers, strict=True):
-                self._large.note(call.packet, replies)
+        answers, errs, heavy = self._answers([call.packet for call in calls])
         lacking = []
         for call, replies in zip(calls, answers, strict=True):
             call.replies = replies
-            if wire is None or wire.errs:
-                lacking += [call] * lacks_script(replies)
+            if heavy:
+                self._large.note(call.packet, replies)
+            if errs and lacks_script(replies):
+                lacking.append(call)
         if lacking:
-            again = self._answers([call.packet for call in lacking], scripts=True)
+            again, _, _ = self._answers([call.packet for call in lacking], scripts=True)
             for call, replies in zip(lacking, again, strict=True):
                 call.replies = replies
+        if errs:
+            self._look_at_errors(calls)
 
-    def _answers(self, packets: Sequence[Packet], *, scripts: bool = False) -> list[list[Reply]]:
+    def _look_at_errors(self, calls: Sequence[_Call]) -> None:
+        for call in calls:
+            if call.replies is not None and self._guard.useless(call.replies):
+                self._guard.lost(self._epoch)
+                call.error = unavailable(Useless())
+        demoted = any(call.replies is not None and has_error(call.replies, "READONLY") for call in calls)
+        if demoted and self._connected_at + _STAY < monotonic():
+            self._part()  # whoever is the master now is found anew
+
+    def _answers(self, packets: Sequence[Packet], *, scripts: bool = False) -> tuple[list[list[Reply]], bool, bool]:
+        """The replies to each packet; whether some are errors, and whether they are large."""
         while True:
             batch = Batch(packets, merges=self._merges)
-            replies = self._sent(pack(batch.commands, scripts=scripts), len(batch.commands))
+            parser = self._sent(pack(batch.commands, scripts=scripts), len(batch.commands))
+            replies = parser.take()
             if not batch.refused(replies):
-                return batch.shared_out(replies)
+                return batch.shared_out(replies), parser.errs, parser.size > LARGE
             self._merges = False
 
-    def _sent(self, data: bytes, expected: int) -> list[Reply]:
-        epoch = self._guard.epoch
+    def _sent(self, data: bytes, expected: int) -> Parser:
+        self._epoch = self._guard.epoch
+        if self._wire is not None and self._born != self._epoch:
+            self._part()  # from before an outage, in which another server may have taken this one's place
         try:
             while True:
                 if self._wire is None:
-                    self._wire = ThreadWire(run_blocking(_opened(self._connect)))
+                    self._born = self._epoch
+                    self._wire = self._connected()
+                    self._connected_at = monotonic()
                 wire = self._wire
                 try:
                     return wire.talk(data, expected, self._silence)
@@ -546,8 +594,25 @@ class ThreadLane:
                     if not wire.proven or wire.heard or isinstance(error, (TimeoutError, ProtocolError)):
                         raise unavailable(error) from error
         except BackendUnavailable:
-            self._guard.lost(epoch)
+            self._guard.lost(self._epoch)
             raise
+
+    def _connected(self) -> ThreadWire:
+        """Connect; aside, because nobody is to wait for that longer than for an answer."""
+        if self._connecting is None:
+            self._connecting = aside(lambda: run_blocking(_opened(self._connect)), "connect")
+        try:
+            connection = self._connecting.result(self._silence)
+        except TimeoutError as error:
+            if not self._connecting.done():
+                raise unavailable(error) from error  # it may yet come to be
+            self._connecting = None
+            raise
+        except BaseException:
+            self._connecting = None
+            raise
+        self._connecting = None
+        return ThreadWire(connection)
 
     def _part(self) -> None:
         wire, self._wire = self._wire, None
@@ -568,12 +633,8 @@ class ThreadWire:
         """Whether it has answered before."""
         self.heard = False
         """Whether anything was heard of the answer that is awaited."""
-        self.errs = False
-        """Whether some of the last replies were errors."""
-        self.size = 0
-        """How many bytes they were."""
 
-    def talk(self, data: bytes, expected: int, silence: float) -> list[Reply]:
+    def talk(self, data: bytes, expected: int, silence: float) -> Parser:
         """Send, and read so many replies; ``silence`` is how long (seconds) the server may say nothing.
 
         Raises:
@@ -597,8 +658,7 @@ class ThreadWire:
         if parser.count > expected or parser.begun:
             raise ProtocolError("there are more replies than commands")
         self.proven = True
-        self.errs, self.size = parser.errs, parser.size
-        return parser.take()
+        return parser
 
     def close(self) -> None:
         with suppress(Exception):
@@ -607,6 +667,12 @@ class ThreadWire:
 
 async def _opened(connect: Open) -> Any:
     return await connect(BLOCKING)
+
+
+def _dispose(made: Future[Any]) -> None:
+    if made.exception() is None:
+        with suppress(Exception):
+            made.result().disconnect()
 
 
 def _itself(error: Exception) -> Exception:

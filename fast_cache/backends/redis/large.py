@@ -1,4 +1,5 @@
 """Which keys hold large values: those travel by a lane of their own, and whoever wants a line waits for no megabyte."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

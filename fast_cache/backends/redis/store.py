@@ -11,11 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from fast_cache.backends.redis.driver import refused
+from fast_cache.backends.redis.fleet import LONGEST_WAIT
 from fast_cache.backends.redis.keeper import HeldLease, Keeper
 from fast_cache.backends.redis.layout import EPOCH_LENGTH, TOKEN_LENGTH, Layout, new_epoch, new_token
 from fast_cache.backends.redis.link import Link
 from fast_cache.backends.redis.resp import Command, Reply
-from fast_cache.backends.redis.target import LONGEST_WAIT
 from fast_cache.backends.store import Store, Terms
 from fast_cache.entry import MISSING, NEVER, MissingType
 from fast_cache.errors import BackendError, DecodeError, EncodeError
@@ -33,7 +34,6 @@ from fast_cache.serializers import (
     unpack_stored,
 )
 from fast_cache.single_flight import Flight
-from redis.exceptions import ResponseError
 
 _ANOTHER_FENCE: Final = -2
 
@@ -310,7 +310,7 @@ class RedisStore(Store):
         if isinstance(generation, bytes) and _is_token(generation):
             return generation
         if isinstance(generation, Exception) and not str(generation).startswith("WRONGTYPE"):
-            raise _refused(generation)  # there may well be one that others use
+            raise refused(generation)  # there may well be one that others use
         repaired = new_token()
         _expect_ok(await self._link.exchange(port, self._layout.repair_generation(repaired)))
         return repaired
@@ -349,7 +349,7 @@ class RedisStore(Store):
             nonlocal confirmed
             (number,) = await self._link.exchange(port, self._layout.next_number(digests, new_epoch()))
             if not _is_token(number):
-                raise _refused(number)
+                raise refused(number)
             _expect_ok(await self._link.exchange(port, self._layout.set_tags(digests, number)))
             confirmed = True
 
@@ -444,18 +444,10 @@ def _is_fence(reply: Reply) -> bool:
 def _expect_int(reply: Reply) -> int:
     if isinstance(reply, int):
         return reply
-    raise _refused(reply)
+    raise refused(reply)
 
 
 def _expect_ok(replies: list[Reply]) -> None:
     for reply in replies:
         if isinstance(reply, Exception):
-            raise _refused(reply)
-
-
-def _refused(reply: Reply) -> BackendError:
-    """A reply that is an error: full, read-only, forbidden. Its first word names the kind; the rest may quote us."""
-    kind = str(reply).split(" ", 1)[0][:40] if isinstance(reply, ResponseError) else type(reply).__name__
-    error = BackendError(f"Redis refused a command: {kind}")
-    error.__cause__ = reply if isinstance(reply, Exception) else None
-    return error
+            raise refused(reply)

@@ -1,0 +1,195 @@
+"""The way to a Redis Cluster: each command goes to the node that serves its key, and all nodes are one server here.
+
+Keys of one packet lie on several nodes: its commands are grouped by node, and the groups travel at the same time, in
+order within a node and in none between nodes. A node that was asked wrongly says who is to be asked (Redis Cluster
+specification, "Redirection and resharding"); then the map of slots is read anew.
+
+If one node is away, the cache is: the generation that every read needs lies on one of them, and which it is nobody can
+know in advance. So the breaker is closed only when every master answers, which takes as long as a failover. A node that
+took the place of another may lack what that one confirmed, as a new master does elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any, Final
+
+from fast_cache.backends.redis.aside import aside
+from fast_cache.backends.redis.batch import Packet, has_error
+from fast_cache.backends.redis.cluster import Cluster
+from fast_cache.backends.redis.driver import discard
+from fast_cache.backends.redis.fleet import Where
+from fast_cache.backends.redis.lane import unavailable
+from fast_cache.backends.redis.link import AWAY, Link, converse
+from fast_cache.backends.redis.resp import Command, Reply
+from fast_cache.backends.redis.slot_map import SlotMap, slot_of
+from fast_cache.errors import BackendError, BackendUnavailable
+from fast_cache.ports import BLOCKING, Port, run_blocking
+from redis.exceptions import ResponseError
+
+_REDIRECTIONS: Final = 5
+"""How often a command is sent on."""
+
+_KEYLESS: Final = frozenset({"PING", "INFO", "TIME", "SCAN"})
+
+
+class ClusterLink(Link):
+    """The way to the nodes of a Cluster; takes what :class:`Link` takes."""
+
+    _merges = False
+    _target: Cluster
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._slots: SlotMap | None = None
+        self._reading = threading.Lock()
+        self._read: Future[SlotMap] | None = None
+
+    def useless(self, replies: Sequence[Reply]) -> bool:
+        return has_error(replies, (*AWAY, "READONLY"))
+
+    def forked(self) -> None:
+        super().forked()
+        self._reading = threading.Lock()
+        self._read = None
+
+    async def servers(self, port: Port) -> Sequence[Where]:
+        return (self._slots or await self._read_slots(port)).masters
+
+    async def _carry(self, port: Port, packet: Packet) -> list[Reply]:
+        slots = self._slots or await self._read_slots(port)
+        replies: list[Reply] = [None] * len(packet)
+        todo = {index: (_place(slots, command), False) for index, command in enumerate(packet)}
+        for _ in range(_REDIRECTIONS):
+            groups: dict[tuple[Where, bool], list[int]] = {}
+            for index, to in todo.items():
+                groups.setdefault(to, []).append(index)
+            packets = [
+                ([word for index in indices for word in _asked(packet[index], asking)], where)
+                for (where, asking), indices in groups.items()
+            ]
+            answers = await port.do(self._fleet.each_by_thread, self._fleet.each_by_task, packets)
+            todo, moved = {}, False
+            for ((where, asking), indices), answer in zip(groups.items(), answers, strict=True):
+                assert where is not None
+                for index, reply in zip(indices, answer[1::2] if asking else answer, strict=True):
+                    redirect = self._target.redirect(reply, where)
+                    if redirect is None:
+                        replies[index] = reply
+                    else:
+                        todo[index] = (redirect.address, redirect.ask)
+                        moved = moved or not redirect.ask
+            if not todo:
+                return replies
+            if moved:
+                await self._moved(port)
+        raise BackendError("the nodes of the Cluster send a command round in a circle")
+
+    async def _carry_waiting(self, port: Port, packet: Packet) -> list[Reply] | None:
+        # First the waiting, then the reading: what is on other nodes would be read before.
+        slots = self._slots or await self._read_slots(port)
+        where = _place(slots, packet[0])
+        woken = await port.do(self._fleet.wait_by_thread, self._fleet.wait_by_task, packet[:1], where)
+        return None if woken is None else woken + await self._carry(port, packet[1:])
+
+    async def _moved(self, port: Port) -> None:
+        """A slot is served by another node than we thought."""
+        epoch = self.epoch
+        await self._read_slots(port, anew=True)
+        if self._invalidations.pending:  # a master was replaced: it has to be told before it is asked
+            self.lost(epoch)
+            raise unavailable()
+
+    async def _greet(self, port: Port, connection: Any) -> None:
+        if self._invalidations.pending:  # and not only to this node: the probe tells them all
+            raise BackendUnavailable("a node of the Cluster was replaced")
+
+    async def _read_slots(self, port: Port, *, anew: bool = False) -> SlotMap:
+        """Who serves what; one thread asks, for all who want to know."""
+        with self._reading:
+            if self._slots is not None and not anew:
+                return self._slots
+            if self._read is None or self._read.done():
+                self._read = aside(lambda: run_blocking(self._ask_for_slots(BLOCKING)), "slots")
+            read = self._read
+        epoch = self.epoch
+        try:
+            return await port.do(self._result, self._awaited, read)
+        except (TimeoutError, BackendUnavailable) as error:
+            self.lost(epoch)
+            raise unavailable(error) from error
+
+    def _result(self, read: Future[SlotMap]) -> SlotMap:
+        return read.result(self._silence)
+
+    async def _awaited(self, read: Future[SlotMap]) -> SlotMap:
+        return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(read)), self._silence)
+
+    async def _ask_for_slots(self, port: Port) -> SlotMap:
+        connection, asked = await self._target.connect_where(port)
+        try:
+            (reply,) = await converse(port, connection, [("CLUSTER", "SLOTS")])
+        finally:
+            await discard(port, connection)
+        slots = self._target.read_slots(reply, asked)
+        with self._reading:
+            before, self._slots = self._slots, slots
+        if before is not None and slots != before:
+            gone = {before.owner(slot) for slot in before.changed_owners(slots)} - slots.owners
+            if gone:  # not only moved: another node took their place
+                self._invalidations.repeat()
+            self._fleet.keep_only(slots.masters)
+        return slots
+
+    async def _probe(self, port: Port) -> None:
+        slots = await self._ask_for_slots(port)
+        if not slots.complete:
+            raise BackendUnavailable("the Cluster does not serve all slots")
+        connections = {}
+        try:
+            for where in slots.masters:
+                connections[where] = connection = await self._target.connect(port, where)
+                await self._recognise(port, connection, where)
+                (reply,) = await converse(port, connection, [("PING",)])
+                if isinstance(reply, ResponseError):
+                    raise BackendUnavailable("a node of the Cluster refuses a PING")
+
+            async def talk(commands: list[Command]) -> list[Reply]:
+                # One answer for all will do: that none is an error.
+                replies: list[Reply] = []
+                for where, connection in connections.items():
+                    theirs = [command for command in commands if _place(slots, command) == where]
+                    replies += await converse(port, connection, theirs) if theirs else ()
+                return replies
+
+            if self._invalidations.pending:
+                await self._deliver(talk)
+        finally:
+            for connection in connections.values():
+                await discard(port, connection)
+
+
+def _place(slots: SlotMap, command: Command) -> Where:
+    """Where a command goes."""
+    key = _key_of(command)
+    where = slots.masters[0] if key is None else slots.serving(slot_of(key))
+    if where is None:
+        raise BackendUnavailable("no node of the Cluster serves this key")
+    return where
+
+
+def _key_of(command: Command) -> bytes | None:
+    """The first key of a command of ours."""
+    name = command[0]
+    if name in _KEYLESS:
+        return None
+    key = command[3] if name == "EVAL" else command[command.index("STREAMS") + 1] if name == "XREAD" else command[1]
+    assert isinstance(key, bytes)
+    return key
+
+
+def _asked(command: Command, asking: bool) -> list[Command]:
+    return [("ASKING",), command] if asking else [command]
