@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.benchmarks import expiry, hit_ratio, memory_hit, memory_use, survival
+from tests.benchmarks import expiry, hit_ratio, memory_hit, memory_use, redis_throughput, survival
 from tests.benchmarks.chart import draw
 from tests.benchmarks.peers import versions
 from tests.benchmarks.readme import rewrite
@@ -29,11 +29,17 @@ SCENARIOS: dict[str, Callable[[Options], Iterator[Table]]] = {
     "hit_ratio": hit_ratio.run,
     "memory_use": memory_use.run,
     "expiry": expiry.run,
+    "redis": redis_throughput.run,
     "survival": survival.run,
 }
 
 APART = {
     "expiry": "Measured by `make bench ARGS=expiry`: what callers wait around the expiry of a value.",
+    "redis": (
+        "Measured by `make bench ARGS=redis`: side by side in one process, in rounds whose order rotates, on a Redis "
+        "of this machine. Times are medians over the rounds of a whole round by its operations; ratios are taken "
+        "within each round, and have their quartiles behind them."
+    ),
     "survival": (
         "Observed by `make bench ARGS=survival`: each scenario is done to each library in a process of its own, with a "
         "Redis of its own where it takes one."

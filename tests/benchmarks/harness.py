@@ -151,7 +151,7 @@ async def _measure(
     for loop in loops:  # fills the caches, and lets the interpreter specialise the code
         await loop.run(inputs(), clock)
     taken: dict[str, list[int]] = {loop.name: [] for loop in loops}
-    with _quiet_collector():
+    with quiet_collector():
         for round_number in range(effort.rounds):
             gc.collect()  # of what the last round left behind only: everything older is frozen
             for place in running_order(round_number, len(loops)):
@@ -193,7 +193,8 @@ class _Loop:
 
 
 @contextlib.contextmanager
-def _quiet_collector() -> Iterator[None]:
+def quiet_collector() -> Iterator[None]:
+    """Nothing is collected inside, and what is there already is not looked at when the caller collects."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.freeze()

@@ -103,7 +103,13 @@ class Fleet:
         """Send several packets at once."""
         held = self._loops.get(asyncio.get_running_loop()) or await self._of_loop()
         sent = [held.to(where).lane_for(packet).exchange(packet) for packet, where in packets]
-        return [await sent[0]] if len(sent) == 1 else await asyncio.gather(*sent)
+        try:
+            return [await replies for replies in sent]
+        except BaseException:
+            for replies in sent:  # of those that fail later nobody is to be told
+                if not replies.cancel() and not replies.cancelled():
+                    replies.exception()
+            raise
 
     def wait_by_thread(self, packet: Packet, where: Where = None) -> list[Reply] | None:
         """Send what the server answers late; ``None`` if too many are waiting."""
