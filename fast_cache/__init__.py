@@ -22,6 +22,7 @@ from fast_cache.errors import (
     UnkeyableError,
 )
 from fast_cache.keys import NotKeyed
+from fast_cache.serializers import PickleSerializer, Serializer
 
 if TYPE_CHECKING:
     from fast_cache.backends.redis import RedisBackend
@@ -40,7 +41,9 @@ __all__ = [
     "InvalidTypeError",
     "NotInitialisedError",
     "NotKeyed",
+    "PickleSerializer",
     "RedisBackend",
+    "Serializer",
     "UnkeyableError",
     "cache",
 ]

@@ -214,6 +214,9 @@ class Cache(Presets):
                 :class:`RedisBackend`; ``False``, nobody: each caller who finds nothing runs the function.
             lock_timeout: with ``lock="distributed"``: how long to wait for the load of another process; then the
                 function runs here too. 30 s.
+            serializer: makes bytes of results, in place of the return annotation and of the backend's serializer, for
+                backends that hold bytes: :class:`PickleSerializer`, or one of yours, see :class:`Serializer`. An entry
+                that another serializer wrote is a miss.
 
         Raises:
             ConfigurationError: an option that can't work, or a generator function: its result can be read only once.

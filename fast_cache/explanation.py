@@ -119,6 +119,8 @@ def _options(policy: CachePolicy) -> dict[str, Any]:
         options["lock"] = policy.lock
     if policy.lock_timeout != CachePolicy.lock_timeout:
         options["lock_timeout"] = policy.lock_timeout
+    if policy.serializer is not None:
+        options["serializer"] = policy.serializer.name
     for name in ("condition", "namespace", "shared"):
         if getattr(policy, name):
             options[name] = getattr(policy, name)

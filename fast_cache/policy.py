@@ -10,7 +10,6 @@ import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from fast_cache.errors import ConfigurationError, InvalidTypeError
 from fast_cache.freshness import LASTING, Found, Freshness, FreshnessOptions, Life
 from fast_cache.once import warn_once
 from fast_cache.outcome import Absent, Outcome
-from fast_cache.serializers import Codec, RaisingCodec, codec_for, register
+from fast_cache.serializers import Codec, RaisingCodec, Serializer, checked_serializer, codec_for, register
 from fast_cache.single_flight import Mark
 
 _READ_ONCE = (Iterator, AsyncIterator, Generator, AsyncGenerator, Awaitable)
@@ -35,14 +34,16 @@ _LOCK_TIMEOUT = 30.0
 
 
 class LoadOptions(FreshnessOptions, total=False):
-    """The options that concern age, and those that concern loads at the same time."""
+    """The options that concern age, those that concern loads at the same time, and how values become bytes."""
 
     lock: Lock
     lock_timeout: Duration | None
+    serializer: Serializer[Any] | None
 
 
 _OPTIONS = LoadOptions.__annotations__.keys()
-_LOCKS = _OPTIONS - FreshnessOptions.__annotations__.keys()
+_LOCKS = frozenset({"lock", "lock_timeout"})
+_AGES = FreshnessOptions.__annotations__.keys()
 
 
 class Keeping(enum.Enum):
@@ -77,6 +78,8 @@ class CachePolicy:
     lock: Lock = "local"
     lock_timeout: float = _LOCK_TIMEOUT
     """How long the load of another process is waited for, in seconds."""
+    serializer: Codec | None = None
+    """What makes bytes of results in place of their annotation, for stores that hold bytes."""
     shared: bool = False
     """The author's word that an endpoint answers everyone alike whom its guards let in."""
     author_keyed: bool = False
@@ -103,9 +106,10 @@ class CachePolicy:
         unknown = sorted(freshness.keys() - _OPTIONS)
         if unknown:
             known = ", ".join(_OPTIONS)
-            raise InvalidTypeError(f"there is no option {unknown[0]}=; those that concern age and locks are: {known}")
+            raise InvalidTypeError(f"there is no option {unknown[0]}=; those that have no parameter here are: {known}")
         lock, lock_timeout = _lock(**{name: freshness[name] for name in _LOCKS & freshness.keys()})
-        freshness = {name: value for name, value in freshness.items() if name not in _LOCKS}
+        serializer = checked_serializer(freshness.get("serializer"))
+        freshness = {name: value for name, value in freshness.items() if name in _AGES}
         if callable(expire):
             if inspect.iscoroutinefunction(expire):
                 raise InvalidTypeError("expire must be a duration, or a plain function that returns one")
@@ -125,6 +129,7 @@ class CachePolicy:
             namespace=namespace,
             lock=lock,
             lock_timeout=lock_timeout,
+            serializer=serializer,
             shared=shared,
             author_keyed=author_keyed,
         )
@@ -162,22 +167,32 @@ class CachePolicy:
                 'use RedisBackend, or lock="local"'
             )
 
-    @cached_property
-    def _codec(self) -> Codec:
-        codec = codec_for(self.annotation())
+    def terms(self, tags: tuple[str, ...] = ()) -> Terms:
+        """What its calls want of an entry that has ``tags``."""
+        return Terms(self.codec, self.freshness.soft, self.freshness.hits > 0, tags)
+
+    def codec(self, default: Codec | None = None) -> Codec:
+        """How results become bytes and come back; only stores that hold bytes ask for it.
+
+        ``default`` is the serializer of the store.
+        """
+        known = self.__dict__.get("_codec")  # made at first use, for one store at a time
+        if known is None or known[0] is not default:
+            known = self.__dict__["_codec"] = (default, self._make_codec(default))
+        codec: Codec = known[1]
+        return codec
+
+    def _make_codec(self, default: Codec | None) -> Codec:
+        codec = default if self.serializer is None else self.serializer
+        if codec is None:
+            codec = codec_for(self.annotation())
+        else:
+            register(codec)
         if not self.cache_errors:
             return codec
         raising = RaisingCodec(codec, [kind for kind, _ in self.cache_errors])
         register(raising)
         return raising
-
-    def terms(self, tags: tuple[str, ...] = ()) -> Terms:
-        """What its calls want of an entry that has ``tags``."""
-        return Terms(self.codec, self.freshness.soft, self.freshness.hits > 0, tags)
-
-    def codec(self) -> Codec:
-        """How results become bytes and come back; only stores that hold bytes ask for it."""
-        return self._codec
 
     def life(
         self, outcome: Outcome, said: Mark, args: tuple[Any, ...], kwargs: dict[str, Any], default: float | None

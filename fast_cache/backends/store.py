@@ -17,11 +17,11 @@ from typing import Any, ClassVar, Final, NamedTuple
 from weakref import WeakSet
 
 from fast_cache.entry import MISSING, NEVER, Entry, MissingType, Shelf
-from fast_cache.errors import EncodeError
+from fast_cache.errors import DecodeError, EncodeError
 from fast_cache.freshness import Found, Life
 from fast_cache.once import Health
 from fast_cache.ports import Port
-from fast_cache.serializers import Codec
+from fast_cache.serializers import Codec, decoded, encoded
 from fast_cache.single_flight import Flight, Flights
 from fast_cache.stats import FunctionStats, Ledger, Stats, Tally, total
 
@@ -35,8 +35,10 @@ _RESTING: Final = 4096
 Address = Any
 """What an entry is kept under: its text key, or in local memory the slot of a call with simple arguments."""
 
-CodecSource = Callable[[], Codec]
-"""Asked for a codec only by stores that hold bytes: a return annotation need not be resolved for the others."""
+CodecSource = Callable[[Codec | None], Codec]
+"""Asked for a codec only by stores that hold bytes: a return annotation need not be resolved for the others.
+
+It is given the store's own, which is taken where a function has none of its own."""
 
 
 class Terms(NamedTuple):
@@ -52,12 +54,12 @@ class Terms(NamedTuple):
     counts: bool = False
     tags: tuple[str, ...] = ()
 
-    def decoder(self) -> Codec | None:
-        return None if self.codec is None else self.codec()
+    def decoder(self, default: Codec | None = None) -> Codec | None:
+        return None if self.codec is None else self.codec(default)
 
-    def encoder(self) -> Codec:
+    def encoder(self, default: Codec | None = None) -> Codec:
         assert self.codec is not None, "whoever stores a value says how"
-        return self.codec()
+        return self.codec(default)
 
 
 class Store(ABC):
@@ -80,6 +82,9 @@ class Store(ABC):
 
     shares: bool = False
     """Whether what is stored is handed out itself, the same object to everybody."""
+
+    serializer: Codec | None = None
+    """The codec of all values whose functions have none of their own; without it their annotations say."""
 
     label: str
     """Where a value that it holds comes from, in a word."""
@@ -167,11 +172,18 @@ class Store(ABC):
         Whoever reads bytes gets an object of its own; those who share a load are to be no worse off.
         """
         try:
-            maker = codec()
-            data = maker.encode(value)
+            maker = codec(self.serializer)
+            data = encoded(maker, value)
         except EncodeError:
             return None
-        return lambda: maker.decode(data)
+
+        def copy() -> Any:
+            try:
+                return decoded(maker, data)
+            except DecodeError:  # a serializer of the user's that can't read what it wrote
+                return value
+
+        return copy
 
     async def stands(self, port: Port, key: Address, ticket: object, terms: Terms) -> bool:
         """Whether nothing has moved that ``ticket`` notes, nor any of the tags, which are those of :meth:`write`."""

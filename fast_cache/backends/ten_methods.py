@@ -1,8 +1,11 @@
 """The engine's view of a backend that has the ten methods and nothing more.
 
-Values are kept in it as enveloped bytes, so they come back typed and rubbish is a miss. The fence is the table of
-flights of this process: such a backend can't compare and set, so a write is checked before and after, and undone if
-an invalidation came in between; until it is undone the key looks absent. Across processes nothing is promised.
+Values are kept in it as enveloped bytes, so they come back typed and rubbish is a miss. Compressing them is for such a
+backend to do; an entry that another program compressed is read, up to 64 MiB.
+
+The fence is the table of flights of this process: such a backend can't compare and set, so a write is checked before
+and after, and undone if an invalidation came in between; until it is undone the key looks absent. Across processes
+nothing is promised.
 """
 
 from __future__ import annotations

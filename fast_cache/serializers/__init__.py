@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from fast_cache.serializers.base import Codec
+from fast_cache.serializers.base import Codec, Serializer, checked_serializer, decoded, encoded
 from fast_cache.serializers.envelope import Envelope, name_digest, pack, unpack
 from fast_cache.serializers.pickled import PickleSerializer
 from fast_cache.serializers.raising import RaisingCodec
 from fast_cache.serializers.registry import decoder_of, register
 from fast_cache.serializers.schema import schema_digest
-from fast_cache.serializers.stored import NO_TAGS, Stored, decode_stored, encode_stored, holds_value, unpack_stored
+from fast_cache.serializers.stored import (
+    NO_TAGS,
+    Limits,
+    Stored,
+    decode_stored,
+    encode_stored,
+    holds_value,
+    unpack_stored,
+)
 from fast_cache.serializers.tagged import TaggedCodec
 from fast_cache.serializers.typed import any_codec, codec_for
 
@@ -16,15 +24,20 @@ __all__ = [
     "NO_TAGS",
     "Codec",
     "Envelope",
+    "Limits",
     "PickleSerializer",
     "RaisingCodec",
+    "Serializer",
     "Stored",
     "TaggedCodec",
     "any_codec",
+    "checked_serializer",
     "codec_for",
     "decode_stored",
+    "decoded",
     "decoder_of",
     "encode_stored",
+    "encoded",
     "holds_value",
     "name_digest",
     "pack",

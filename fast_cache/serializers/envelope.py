@@ -5,7 +5,7 @@ Layout 1, integers unsigned and big-endian:
     offset  size  field
     0       2     magic, "FC"
     2       1     layout, 1
-    3       1     flags: 0x01 payload compressed, 0x02 signed; both reserved, and refused like any other bit
+    3       1     flags: 0x01 payload compressed; every other bit is refused
     4       8     lifetime in milliseconds, counted from the write; 0: never expires
     12      8     the last part of the lifetime in which the value is stale, in milliseconds
     20      4     how long the value took to compute, in milliseconds
@@ -16,8 +16,16 @@ Layout 1, integers unsigned and big-endian:
     49+24n  ...   payload
     end-4   4     CRC-32 (as in zlib, gzip and PNG) of everything before it
 
+A compressed payload, one with the flag 0x01:
+
+    0       1     algorithm: 1 zlib (RFC 1950), 2 Zstandard (RFC 8878)
+    1       8     size of the payload before it was compressed, not 0
+    9       ...   one stream or frame; a frame names the same size in its header, and needs no dictionary
+
 There is never a wall-clock time in it: what is left of a lifetime is known by the store. The checksum finds what was
-torn or flipped by accident; it is no signature. Whatever is not exactly this is a :class:`DecodeError`.
+torn or flipped by accident; it is no signature. A payload that is signed is signed before it is compressed, and its
+codec knows it by its own configuration: no bit of an entry could say so and be believed. Whatever is not exactly this
+is a :class:`DecodeError`.
 """
 
 from __future__ import annotations
@@ -32,10 +40,11 @@ from fast_cache.errors import DecodeError, EncodeError
 MAGIC: Final = b"FC"
 LAYOUT: Final = 1
 
+_COMPRESSED: Final = 0x01
+
 _HEAD: Final = Struct(">2sBBQQI8s16sB")
 _GENERATION: Final = Struct(">8s16s")
 _CHECKSUM: Final = Struct(">I")
-_SMALLEST: Final = _HEAD.size + _CHECKSUM.size
 
 MOST_GENERATIONS: Final = 255
 _LONGEST_LOAD: Final = 2**32 - 1
@@ -45,7 +54,8 @@ class Envelope(NamedTuple):  # made on every read: a frozen dataclass takes 0.66
     """A payload and what must be known to use it. Durations are in milliseconds, 0 for none.
 
     ``codec`` is the fingerprint of the codec (8 bytes). ``generations`` are those that the value depends on, each a
-    digest of its name (8 bytes, see :func:`name_digest`) and its token (16 bytes).
+    digest of its name (8 bytes, see :func:`name_digest`) and its token (16 bytes). Whether the payload is
+    ``compressed`` is told here; compressing it is done elsewhere.
     """
 
     payload: bytes
@@ -54,11 +64,17 @@ class Envelope(NamedTuple):  # made on every read: a frozen dataclass takes 0.66
     stale_ms: int = 0
     load_ms: int = 0
     generations: tuple[tuple[bytes, bytes], ...] = ()
+    compressed: bool = False
 
 
 def name_digest(name: str) -> bytes:
     """The digest by which an envelope refers to a generation: 8 bytes of BLAKE2b."""
     return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def packed_size(payload: bytes, generations: int) -> int:
+    """How many bytes an entry with this payload and so many generations takes."""
+    return _HEAD.size + generations * _GENERATION.size + len(payload) + _CHECKSUM.size
 
 
 def pack(key: str, envelope: Envelope) -> bytes:
@@ -67,7 +83,7 @@ def pack(key: str, envelope: Envelope) -> bytes:
     Raises:
         EncodeError: a duration, digest or token that does not fit, or more than 255 generations.
     """
-    payload, codec, lifetime_ms, stale_ms, load_ms, generations = envelope
+    payload, codec, lifetime_ms, stale_ms, load_ms, generations, compressed = envelope
     if len(generations) > MOST_GENERATIONS:
         raise EncodeError(f"an entry depends on at most {MOST_GENERATIONS} generations; use fewer tags")
     if len(codec) != 8 or not all(len(name) == 8 and len(token) == 16 for name, token in generations):
@@ -76,7 +92,7 @@ def pack(key: str, envelope: Envelope) -> bytes:
         head = _HEAD.pack(
             MAGIC,
             LAYOUT,
-            0,
+            _COMPRESSED if compressed else 0,
             lifetime_ms,
             stale_ms,
             min(load_ms, _LONGEST_LOAD),
@@ -100,7 +116,7 @@ def unpack(key: str, data: bytes) -> Envelope:
     if end < _HEAD.size or data[:2] != MAGIC:
         raise DecodeError("these bytes are not an entry of this package")
     _, layout, flags, lifetime_ms, stale_ms, load_ms, codec, digest, count = _HEAD.unpack_from(data)
-    if layout != LAYOUT or flags:
+    if layout != LAYOUT or flags & ~_COMPRESSED:
         raise DecodeError(f"an entry of layout {layout} with flags {flags:#x} is not readable by this version")
     if crc32(memoryview(data)[:end]) != _CHECKSUM.unpack_from(data, end)[0]:
         raise DecodeError("the checksum does not match: the entry was torn or altered")
@@ -113,7 +129,7 @@ def unpack(key: str, data: bytes) -> Envelope:
         if start > end:
             raise DecodeError("the entry ends before its generations do")
         generations = tuple(_GENERATION.iter_unpack(data[_HEAD.size : start]))
-    return Envelope(data[start:end], codec, lifetime_ms, stale_ms, load_ms, generations)
+    return Envelope(data[start:end], codec, lifetime_ms, stale_ms, load_ms, generations, flags == _COMPRESSED)
 
 
 def _key_digest(key: str) -> bytes:

@@ -16,7 +16,7 @@ from hashlib import blake2b
 from typing import Any, Final, Literal
 
 from fast_cache.errors import ConfigurationError, DecodeError, EncodeError, InvalidTypeError
-from fast_cache.serializers.base import Codec
+from fast_cache.serializers.base import Serializer
 
 Algorithm = Literal["blake2b", "hmac-sha256"]
 """Keyed BLAKE2b (RFC 7693), or HMAC with SHA-256 (RFC 2104) where a policy asks for it."""
@@ -37,11 +37,19 @@ def _hmac_sha256(secret: bytes, message: bytes) -> bytes:
 _ALGORITHMS: Final[dict[str, Callable[[bytes, bytes], bytes]]] = {"blake2b": _blake2b, "hmac-sha256": _hmac_sha256}
 
 
-class PickleSerializer(Codec):
-    """Codec for whatever pickle can take, signed.
+class PickleSerializer(Serializer[Any]):
+    """Whatever pickle can take, signed: an entry that was not signed for its key with one of the secrets is a miss,
+    and is never unpickled.
 
-    ``secret`` is one secret, or several of which the first signs and all verify; each of at least 16 bytes. Whoever
-    knows a secret can run code in every process that reads the store.
+    What is signed is the value and its key, without the namespace of the backend: where several share a Redis and not
+    their trust, each needs a secret of its own. Whoever can write to the store, and has no secret, can still remove a
+    value, prolong its life or bring back an older one of the same key.
+
+    Args:
+        secret: one secret, or several of which the first signs and all verify, so that they can be exchanged one by
+            one; each of at least 16 bytes. Whoever knows one can run code in every process that reads the store.
+        algorithm: ``"blake2b"`` (keyed, RFC 7693), or ``"hmac-sha256"`` where a policy asks for it. Entries signed by
+            the other one are a miss.
 
     Raises:
         ConfigurationError: no secret, a secret that is too short, or an unknown algorithm.
@@ -59,6 +67,13 @@ class PickleSerializer(Codec):
         if not secrets:
             raise ConfigurationError("PickleSerializer needs a secret of at least 16 bytes")
         self._keys = tuple(map(_key, secrets))
+
+    def dumps(self, value: Any) -> bytes:
+        return self.encode(value)
+
+    def loads(self, data: bytes) -> Any:
+        """Return the value, if ``data`` was signed for no key, as by :meth:`dumps`."""
+        return self.decode(data)
 
     def encode(self, value: Any, context: bytes = b"") -> bytes:
         try:

@@ -1,7 +1,7 @@
 """The codec of functions whose exceptions are stored too: a value as another codec writes it, or an exception.
 
 The first byte says which. Only exceptions of the types that the function declares, and of classes derived from them,
-come back: the bytes name a class, and are never followed to an import.
+come back: the bytes name a class, and are never followed to an import. Where values are signed, so are exceptions.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from typing import Any, Final
 from fast_cache.errors import DecodeError, EncodeError
 from fast_cache.outcome import Raised, made_of, members_of
 from fast_cache.serializers.base import Codec
+from fast_cache.serializers.pickled import PickleSerializer
 from fast_cache.serializers.tagged import TaggedCodec
 
 _VALUE: Final = b"v"
 _ERROR: Final = b"e"
 _TAGGED: Final = TaggedCodec()
+_NO_KEY: Final = b"\xff"
+"""Begins no key in UTF-8. Before a key it makes the context of exceptions: no signature of a value serves for one."""
 
 
 class RaisingCodec(Codec):
@@ -26,6 +29,7 @@ class RaisingCodec(Codec):
         super().__init__(f"raising-2 {inner.name}")
         self._inner = inner
         self._types = tuple(types)
+        self._parts: Codec = inner if isinstance(inner, PickleSerializer) else _TAGGED
 
     def is_exception(self, payload: bytes) -> bool:
         """Whether the payload is one of an exception."""
@@ -40,7 +44,7 @@ class RaisingCodec(Codec):
             raise EncodeError(f"two exceptions are named {name}, so none of them can be stored")
         attributes, members = vars(error), members_of(error)
         parts = [name, list(error.args), attributes, *([members] if members else [])]
-        payload = _ERROR + _TAGGED.encode(parts, context)
+        payload = _ERROR + self._parts.encode(parts, _NO_KEY + context)
         try:
             faithful = str(made_of(type(error), error.args, attributes, members)) == str(error)
         except Exception:
@@ -56,7 +60,7 @@ class RaisingCodec(Codec):
         if kind != _ERROR:
             raise DecodeError("the payload says neither that it is a value nor that it is an exception")
         try:
-            name, args, attributes, *members = _TAGGED.decode(rest, context)
+            name, args, attributes, *members = self._parts.decode(rest, _NO_KEY + context)
             cls = _found(self._types, name)
             if cls is None:
                 raise DecodeError("it is an exception of a type that this function does not declare")

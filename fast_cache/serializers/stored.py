@@ -5,14 +5,16 @@ An entry depends on generations: that of its namespace, which goes by the empty 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from math import ceil
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from fast_cache.errors import DecodeError
-from fast_cache.serializers.base import Codec
-from fast_cache.serializers.envelope import Envelope, name_digest, pack, unpack
+from fast_cache.errors import DecodeError, EncodeError
+from fast_cache.serializers.base import Codec, decoded, encoded
+from fast_cache.serializers.compression import compress, decompress
+from fast_cache.serializers.envelope import Envelope, name_digest, pack, packed_size, unpack
 from fast_cache.serializers.raising import RaisingCodec
 from fast_cache.serializers.registry import decoder_of
 
@@ -21,11 +23,30 @@ _NAMESPACE: Final = name_digest("")
 NO_TAGS: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 
+class Limits(NamedTuple):
+    """How large entries may be. In bytes.
+
+    ``largest`` holds for an entry before it is compressed and after, written or read (a backend's ``max_value_size``).
+    Payloads above ``compress_above`` are compressed when they are written; ``None``: none is.
+    """
+
+    largest: int = 64 * 2**20
+    compress_above: int | None = None
+
+    def uncompressed(self) -> Limits:
+        """The same, without compression."""
+        return self._replace(compress_above=None)
+
+
+_WHATEVER_IS_READ: Final = Limits()
+_WHATEVER_IS_WRITTEN: Final = Limits(largest=sys.maxsize)
+
+
 class Stored(NamedTuple):
     """An entry whose envelope is in order: the codec's fingerprint, payload, generation, and the key in UTF-8.
 
     Of its ``lifetime`` the last part is ``stale``; to compute the value took ``load``: all in seconds, 0 for none.
-    ``tags`` are the generations (16 bytes) of its tags, by their digests.
+    ``tags`` are the generations (16 bytes) of its tags, by their digests. The payload may still be ``compressed``.
     """
 
     codec: bytes
@@ -36,6 +57,7 @@ class Stored(NamedTuple):
     stale: float
     load: float
     tags: Mapping[bytes, bytes] = NO_TAGS
+    compressed: bool = False
 
 
 def encode_stored(
@@ -48,6 +70,7 @@ def encode_stored(
     stale: float = 0.0,
     load: float = 0.0,
     tags: Mapping[bytes, bytes] = NO_TAGS,
+    limits: Limits = _WHATEVER_IS_WRITTEN,
 ) -> bytes:
     """Return the bytes to store under ``key`` for ``expire`` seconds, ``None`` for ever.
 
@@ -56,15 +79,23 @@ def encode_stored(
         stale: the last part of ``expire`` in which the value is stale.
         load: how long it took to compute.
         tags: the tokens of its tags, by their digests: 8 bytes, see :func:`name_digest`.
+        limits: by default it may be of any size, and is not compressed.
 
     Raises:
-        EncodeError: ``codec`` can't store the value faithfully.
+        EncodeError: ``codec`` can't store the value faithfully, or it is too large.
     """
     lifetime_ms = 0 if expire is None else max(1, ceil(expire * 1000))
     generations = (() if generation is None else ((_NAMESPACE, generation),)) + tuple(tags.items())
-    payload = codec.encode(value, _context(key))
+    payload = encoded(codec, value, _context(key))
+    size = packed_size(payload, len(generations))
+    if size > limits.largest:  # before it is compressed: it has to be read again
+        raise EncodeError(f"it takes {size} bytes; max_value_size allows {limits.largest}")
+    smaller = None
+    if limits.compress_above is not None and len(payload) > limits.compress_above:
+        smaller = compress(payload)
     times = (lifetime_ms, round(stale * 1000), round(load * 1000))
-    return pack(key, Envelope(payload, codec.fingerprint, *times, generations))
+    stored = payload if smaller is None else smaller
+    return pack(key, Envelope(stored, codec.fingerprint, *times, generations, smaller is not None))
 
 
 def unpack_stored(key: str, data: bytes) -> Stored:
@@ -77,26 +108,39 @@ def unpack_stored(key: str, data: bytes) -> Stored:
     tags = dict(envelope.generations)
     generation = tags.pop(_NAMESPACE, None)
     times = (envelope.lifetime_ms / 1000, envelope.stale_ms / 1000, envelope.load_ms / 1000)
-    return Stored(envelope.codec, envelope.payload, generation, _context(key), *times, tags)
+    return Stored(envelope.codec, envelope.payload, generation, _context(key), *times, tags, envelope.compressed)
 
 
-def decode_stored(stored: Stored, codec: Codec | None) -> Any:
+def decode_stored(stored: Stored, codec: Codec | None, limits: Limits = _WHATEVER_IS_READ) -> Any:
     """Return the value of an entry, written by ``codec``; None takes whichever codec of this process wrote it.
 
     Raises:
-        DecodeError: another codec wrote it, or one that this process does not have, or the payload is damaged.
+        DecodeError: another codec wrote it, or one that this process does not have, or the payload is damaged, or
+            larger than ``limits`` allow.
     """
     if codec is None:
         codec = decoder_of(stored.codec)
     if codec is None or codec.fingerprint != stored.codec:
         raise DecodeError("the entry was written by a codec that is not at hand: of another type or another version")
-    return codec.decode(stored.payload, stored.context)
+    return decoded(codec, _payload(stored, limits), stored.context)
 
 
-def holds_value(stored: Stored) -> bool:
-    """Whether it is a value, of which this process knows the codec, and no exception that a function raised."""
-    codec = decoder_of(stored.codec)
-    return codec is not None and not (isinstance(codec, RaisingCodec) and codec.is_exception(stored.payload))
+def holds_value(stored: Stored, codec: Codec | None = None, limits: Limits = _WHATEVER_IS_READ) -> bool:
+    """Whether it is a value written by ``codec`` (None: by one that this process knows), and no exception."""
+    if codec is None:
+        codec = decoder_of(stored.codec)
+    if codec is None or codec.fingerprint != stored.codec:
+        return False
+    if not isinstance(codec, RaisingCodec):
+        return True
+    try:
+        return not codec.is_exception(_payload(stored, limits))
+    except DecodeError:
+        return False
+
+
+def _payload(stored: Stored, limits: Limits) -> bytes:
+    return decompress(stored.payload, limits.largest) if stored.compressed else stored.payload
 
 
 def _context(key: str) -> bytes:

@@ -16,7 +16,7 @@ import redis
 import redis.asyncio
 
 from examples.sqlite_backend import SQLiteBackend
-from fast_cache import CacheBackend, InMemoryBackend, RedisBackend
+from fast_cache import CacheBackend, InMemoryBackend, PickleSerializer, RedisBackend
 from fast_cache.durations import Duration, optional_seconds
 from fast_cache.testing import BackendContract
 
@@ -54,6 +54,16 @@ class TestRedisBackendWithFewConnections(BackendContract):
 
     def make_backend(self) -> CacheBackend:
         return RedisBackend(self.url, namespace=new_namespace(), pool_size=1, max_connections=2, timeout=10)
+
+
+class TestRedisBackendThatSignsAndCompressesEverything(BackendContract):
+    @pytest.fixture(autouse=True)
+    def server(self, redis_url: str) -> None:
+        self.url = redis_url
+
+    def make_backend(self) -> CacheBackend:
+        signed = PickleSerializer(secret="a secret of 16 bytes or more")
+        return RedisBackend(self.url, namespace=new_namespace(), serializer=signed, compress_above=1)
 
 
 class TestRedisBackendOverTheUsersClient(BackendContract):

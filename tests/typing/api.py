@@ -10,7 +10,16 @@ from typing import Annotated, Any, ParamSpec, TypeVar, assert_type
 
 from fastapi import Depends, FastAPI
 
-from fast_cache import Cache, CacheBackend, CacheDep, InMemoryBackend, RedisBackend, cache
+from fast_cache import (
+    Cache,
+    CacheBackend,
+    CacheDep,
+    InMemoryBackend,
+    PickleSerializer,
+    RedisBackend,
+    Serializer,
+    cache,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -243,3 +252,36 @@ async def tags() -> None:
     assert_type(await cache.ainvalidate_tags("pages"), None)
     cache.invalidate_tags(1)  # type: ignore[arg-type]
     assert_type(cache.get_or_set("key", lambda: 1, tags="pages"), int)
+
+
+class Halves(Serializer[float]):
+    def dumps(self, value: float) -> bytes:
+        return str(value).encode()
+
+    def loads(self, data: bytes) -> float:
+        return float(data)
+
+
+class Confused(Serializer[float]):
+    def dumps(self, value: str) -> bytes:  # type: ignore[override]
+        return b""
+
+    def loads(self, data: bytes) -> str:  # type: ignore[override]
+        return ""
+
+
+@cache.cached(expire=60, serializer=Halves())
+def half(number: int) -> float:
+    return number / 2
+
+
+def serializers() -> None:
+    assert_type(half(1), float)
+    assert_type(Halves().loads(b""), float)
+    Halves().dumps("1")  # type: ignore[arg-type]
+    Serializer[float]()  # type: ignore[abstract]
+    RedisBackend(serializer=PickleSerializer(secret=["a secret", b"another"]), compress_above=None)
+    RedisBackend(serializer=Halves)  # type: ignore[arg-type]
+    PickleSerializer(secret="a secret", algorithm="md5")  # type: ignore[arg-type]
+    assert_type(cache.get_or_set("key", lambda: 1.0, serializer=Halves()), float)
+    cache.cached(serializer="pickle")  # type: ignore[call-overload]

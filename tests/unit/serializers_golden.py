@@ -46,6 +46,28 @@ ENVELOPES: list[tuple[str, Envelope, bytes]] = [
 ]
 """Key, what is in the envelope, bytes. ``278b830cbd36ee5f`` is the digest of the name ``tag:a``."""
 
+COMPRESSED: list[tuple[str, str, Any, bytes]] = [
+    (
+        "zlib",
+        "shop:pages:1",
+        {"name": "kettle " * 12},
+        bytes.fromhex(
+            "46430101000000000000ea60000000000000000000000000658c31fff85afeeec7c44042a6c6f2064619d071565a49d500"
+            "01000000000000005f7801ab56ca4bcc4d55b252ca4e2d29c94955a02aa5540b009370234810236083"
+        ),
+    ),
+    (
+        "zstd",
+        "shop:pages:1",
+        {"name": "kettle " * 12},
+        bytes.fromhex(
+            "46430101000000000000ea60000000000000000000000000658c31fff85afeeec7c44042a6c6f2064619d071565a49d500"
+            "02000000000000005f28b52ffd205fcd0000907b226e616d65223a226b6574746c6520227d0100546859028666f138"
+        ),
+    ),
+]
+"""Algorithm, key, value, bytes. They are only read: other releases of these libraries compress otherwise."""
+
 TAGGED: list[tuple[Any, bytes]] = [
     ({"a": [1, 2.5, None, True, "x"]}, b'{"a":[1,2.5,null,true,"x"]}'),
     ((1, ("a",)), b'$[[],{"$tuple":[1,{"$tuple":["a"]}]}]'),

@@ -47,7 +47,7 @@ LAYERS = [
 
 RANK = {part: len(LAYERS) - depth for depth, layer in enumerate(LAYERS) for part in layer}
 
-OPTIONAL = ("hiredis", "httpx", "httpx2", "msgspec", "redis", "sqlalchemy", "sqlmodel", "uvicorn")
+OPTIONAL = ("hiredis", "httpx", "httpx2", "msgspec", "redis", "sqlalchemy", "sqlmodel", "uvicorn", "zstandard")
 """What an application may do without; redis is installed with the package, and imported by those who use it."""
 
 

@@ -11,20 +11,25 @@ from typing import Any
 import pytest
 
 from fast_cache.errors import DecodeError, EncodeError
+from fast_cache.outcome import Raised
 from fast_cache.serializers import (
     Codec,
+    Limits,
     PickleSerializer,
+    RaisingCodec,
     any_codec,
     codec_for,
     decode_stored,
     decoder_of,
     encode_stored,
+    holds_value,
     register,
     unpack,
     unpack_stored,
 )
 from fast_cache.serializers.faithful import same
 from tests.unit import serializers_samples as samples
+from tests.unit.serializers_golden import COMPRESSED
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = bytes(range(16))
@@ -84,6 +89,108 @@ def test_a_signed_entry_belongs_to_its_key() -> None:
     assert decode_stored(stored, codec) == {1}
     with pytest.raises(DecodeError):
         decode_stored(stored._replace(context=b"other"), codec)
+
+
+@pytest.mark.parametrize(("algorithm", "key", "value", "data"), COMPRESSED, ids=[row[0] for row in COMPRESSED])
+def test_the_layout_of_what_is_compressed_is_the_one_written_down(
+    algorithm: str, key: str, value: Any, data: bytes
+) -> None:
+    stored = unpack_stored(key, data)
+    assert stored.compressed
+    assert decode_stored(stored, any_codec()) == value
+
+
+PAGE = "kettle " * 1000
+SIZE = len(any_codec().encode(PAGE))
+
+
+@pytest.mark.parametrize(("above", "compressed"), [(None, False), (SIZE, False), (SIZE - 1, True), (1, True)])
+def test_only_payloads_above_the_threshold_are_compressed(above: int | None, compressed: bool) -> None:
+    data = encode_stored("key", PAGE, any_codec(), 60, TOKEN, limits=Limits(compress_above=above))
+    assert unpack("key", data).compressed is compressed
+    assert (len(data) < SIZE) is compressed
+    stored = unpack_stored("key", data)
+    assert stored.generation == TOKEN
+    assert decode_stored(stored, any_codec()) == PAGE
+
+
+def test_what_does_not_shrink_is_stored_as_it_is() -> None:
+    noise = os.urandom(10_000)
+    codec = PickleSerializer(secret=b"s" * 16)
+    data = encode_stored("key", noise, codec, 60, limits=Limits(compress_above=1))
+    assert not unpack("key", data).compressed
+    assert decode_stored(unpack_stored("key", data), codec) == noise
+
+
+def test_an_entry_has_the_size_that_is_allowed_or_is_refused_also_if_it_would_shrink() -> None:
+    tags = {bytes([n]) * 8: TOKEN for n in range(3)}
+    whole = len(encode_stored("key", PAGE, any_codec(), 60, TOKEN, tags=tags))
+    for above in (None, 1):
+        data = encode_stored("key", PAGE, any_codec(), 60, TOKEN, tags=tags, limits=Limits(whole, above))
+        assert decode_stored(unpack_stored("key", data), any_codec(), Limits(whole)) == PAGE
+        with pytest.raises(EncodeError, match=f"{whole} bytes; max_value_size"):
+            encode_stored("key", PAGE, any_codec(), 60, TOKEN, tags=tags, limits=Limits(whole - 1, above))
+
+
+def test_a_store_that_has_no_option_for_it_takes_entries_of_any_size() -> None:
+    large = bytes(Limits().largest + 1)
+    data = encode_stored("key", large, PickleSerializer(secret=b"s" * 16), 60)
+    assert len(data) > Limits().largest
+    assert not unpack("key", data).compressed
+
+
+def test_an_entry_that_is_larger_than_allowed_when_it_is_decompressed_is_refused() -> None:
+    stored = unpack_stored("key", encode_stored("key", PAGE, any_codec(), 60, limits=Limits(compress_above=1)))
+    with pytest.raises(DecodeError, match="allowed"):
+        decode_stored(stored, any_codec(), Limits(SIZE - 1))
+
+
+def test_whether_a_compressed_entry_is_an_exception_is_seen() -> None:
+    raising = RaisingCodec(any_codec(), [LookupError])
+    register(raising)
+    limits = Limits(compress_above=1)
+    error, value = (
+        unpack_stored("key", encode_stored("key", given, raising, 60, limits=limits))
+        for given in (Raised(LookupError(PAGE)), PAGE)
+    )
+    assert error.compressed
+    assert value.compressed
+    assert (holds_value(error), holds_value(value)) == (False, True)
+    assert not holds_value(value._replace(payload=value.payload[:-1]))
+    assert not holds_value(value, any_codec())
+
+
+class Obstinate(Codec):
+    """Raises whatever it was made with, where a codec may raise nothing but two errors."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__("obstinate")
+        self.result = result
+
+    def encode(self, value: Any, context: bytes = b"") -> bytes:
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result  # type: ignore[no-any-return]
+
+    def decode(self, payload: bytes, context: bytes = b"") -> Any:
+        raise self.result
+
+
+@pytest.mark.parametrize("error", [RuntimeError("hunter2"), KeyError("hunter2"), RecursionError("hunter2")])
+def test_whatever_a_codec_raises_is_one_of_our_errors_that_quotes_nothing(error: Exception) -> None:
+    codec = Obstinate(error)
+    with pytest.raises(EncodeError, match=type(error).__name__) as encoding:
+        encode_stored("key", 1, codec, 60)
+    data = encode_stored("key", 1, any_codec(), 60)
+    with pytest.raises(DecodeError, match=type(error).__name__) as decoding:
+        decode_stored(unpack_stored("key", data)._replace(codec=codec.fingerprint), codec)
+    assert "hunter2" not in f"{encoding.value}{decoding.value}"
+
+
+@pytest.mark.parametrize("made", [None, "text", bytearray(b"bytes"), 5])
+def test_a_codec_that_makes_no_bytes_is_refused(made: Any) -> None:
+    with pytest.raises(EncodeError, match=f"{type(made).__name__} of it, not bytes"):
+        encode_stored("key", 1, Obstinate(made), 60)
 
 
 def test_of_one_name_the_latest_codec_is_found() -> None:

@@ -20,12 +20,13 @@ from fast_cache.backends.redis.link import Link
 from fast_cache.backends.redis.store import RedisStore
 from fast_cache.backends.redis.target import target_of
 from fast_cache.backends.store import Store, Terms
-from fast_cache.counts import count
+from fast_cache.counts import count, optional_count
 from fast_cache.durations import Duration, optional_seconds, seconds
 from fast_cache.entry import MISSING
 from fast_cache.errors import BackendError, ConfigurationError
 from fast_cache.outcome import Raised
 from fast_cache.ports import ASYNCIO, BLOCKING, Port, run_blocking
+from fast_cache.serializers import Serializer, checked_serializer
 
 T = TypeVar("T")
 
@@ -64,8 +65,16 @@ class RedisBackend(CacheBackend):
             by default.
         max_expire: the longest lifetime of an entry, also of one without expiry; 30 days by default. Only the token by
             which :meth:`clear` works, one of 16 bytes for each namespace, stays in Redis without a lifetime.
-        max_value_size: the largest entry that is sent, in bytes; what is larger can't be stored. Keep it below the
-            server's ``proto-max-bulk-len`` (512 MB), which ends the connection of whoever sends more.
+        max_value_size: the largest entry, in bytes before it is compressed. What is larger can't be stored, and is a
+            miss where it lies in Redis all the same. Keep it below the server's ``proto-max-bulk-len`` (512 MB), which
+            ends the connection of whoever sends more.
+        compress_above: values of more bytes than this are compressed, if that makes them smaller by an eighth; 4 KiB
+            by default, ``None`` for never. By Zstandard where the package ``zstandard`` is installed (the extra
+            ``zstd``), else by zlib. Both are read everywhere, but for Zstandard where the package is missing: there
+            such an entry is a miss.
+        serializer: makes bytes of all values, those set by hand too, in place of return annotations:
+            :class:`PickleSerializer`, or one of your own, see :class:`Serializer`. Functions may have another
+            (``cached(serializer=...)``). Entries that another serializer wrote are a miss.
         lease: for functions with ``lock="distributed"``: how soon another process loads in the place of one that died;
             5 seconds by default, 0.1 at least. A load that takes longer keeps its lease.
 
@@ -73,7 +82,8 @@ class RedisBackend(CacheBackend):
 
     Raises:
         ConfigurationError: a malformed URL, an unknown option, a number that can't be; nothing is connected yet.
-        InvalidTypeError: a namespace, a number or a duration of another type; neither a URL nor a client.
+        InvalidTypeError: a namespace, a number or a duration of another type; neither a URL nor a client; no
+            serializer.
     """
 
     def __init__(
@@ -92,11 +102,15 @@ class RedisBackend(CacheBackend):
         max_expire: Duration | None = None,
         max_value_size: int = 64 * 2**20,
         lease: Duration | None = None,
+        compress_above: int | None = 4096,
+        serializer: Serializer[Any] | None = None,
     ) -> None:
         self.namespace = check_namespace(namespace)
         count(pool_size, option="pool_size")
         count(max_connections, option="max_connections")
         count(max_value_size, option="max_value_size")
+        optional_count(compress_above, option="compress_above")
+        codec = checked_serializer(serializer)
         clients = [given for given in (client, async_client) if given is not None]
         if redis_url is not None and not isinstance(redis_url, str):
             clients.insert(0, redis_url)
@@ -126,7 +140,16 @@ class RedisBackend(CacheBackend):
         link = ClusterLink if isinstance(target, Cluster) else Link
         self._link = link(target, layout, Invalidations(longest), silence=silence, most=max_connections)
         self._keeper = Keeper(self._link, layout, length=lasts, longest=longest_load)
-        self._store = RedisStore(type(self).__name__, self._link, layout, self._keeper, longest, max_value_size)
+        self._store = RedisStore(
+            type(self).__name__,
+            self._link,
+            layout,
+            self._keeper,
+            longest,
+            max_value_size,
+            compress_above,
+            codec,
+        )
 
     def get(self, key: str, default: Any = None) -> Any:
         return run_blocking(self._get(BLOCKING, key, default))

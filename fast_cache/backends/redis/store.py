@@ -25,6 +25,8 @@ from fast_cache.ports import Port
 from fast_cache.serializers import (
     NO_TAGS,
     Codec,
+    Limits,
+    RaisingCodec,
     Stored,
     codec_for,
     decode_stored,
@@ -59,7 +61,10 @@ class RedisStore(Store):
 
     Args:
         longest: caps the lifetime of every entry, in seconds: none stays in Redis for ever.
-        largest: caps every entry, in bytes: to one that is too large for it the server answers by hanging up.
+        largest: caps every entry, written or read, in bytes: to one that is too large for it the server answers by
+            hanging up, and what is found may come from anybody.
+        compress_above: payloads larger than this are compressed, in bytes; ``None``: none is.
+        serializer: the codec of values that have none of their own.
     """
 
     shared = True
@@ -74,6 +79,8 @@ class RedisStore(Store):
         keeper: Keeper,
         longest: float,
         largest: int,
+        compress_above: int | None = None,
+        serializer: Codec | None = None,
     ) -> None:
         super().__init__(name)
         self.label = "redis"
@@ -81,7 +88,9 @@ class RedisStore(Store):
         self._layout = layout
         self._keeper = keeper
         self._longest: Final = longest
-        self._largest: Final = largest
+        self._limits: Final = Limits(largest, compress_above)
+        self.serializer = serializer
+        self._raising = None if serializer is None else RaisingCodec(serializer, ())
 
     async def read(self, port: Port, key: str, terms: Terms) -> Found | MissingType:
         # The time that is left is asked for first. Commands of one packet are not one step: a value that is written in
@@ -93,17 +102,19 @@ class RedisStore(Store):
         replies = await self._link.exchange(port, commands + self._layout.read_tags(digests))
         left = replies.pop(0) if terms.soft else None
         known = dict(zip(digests, replies[len(replies) - len(digests) :], strict=True))
-        stored = await self._living(port, _opened(key, *replies[:2]), known)
+        stored = await self._living(port, self._opened(key, *replies[:2]), known)
         if stored is not None and stored.stale and not terms.soft:
             # written by somebody who serves what is stale
             return await self.read(port, key, terms._replace(soft=True))
-        found = _found(stored, terms, left)
+        found = self._found(stored, terms, left)
         return found._replace(hits=_expect_int(replies[2])) if terms.counts and found is not MISSING else found
 
     async def has(self, port: Port, key: str) -> bool:
         left, data, generation = await self._link.exchange(port, self._layout.left(key) + self._layout.read(key))
-        stored = await self._living(port, _opened(key, data, generation), {})
-        return stored is not None and holds_value(stored) and _fresh_for(stored, left) > 0
+        stored = await self._living(port, self._opened(key, data, generation), {})
+        if stored is None or not holds_value(stored, self._by_hand(stored), self._limits):
+            return False
+        return _fresh_for(stored, left) > 0
 
     async def capture(self, port: Port, key: str, terms: Terms, *, replace: bool) -> tuple[Found | MissingType, object]:
         replies = await self._link.exchange(port, self._capture(key, terms, replace=replace))
@@ -145,8 +156,8 @@ class RedisStore(Store):
         if isinstance(woken, Exception):
             await self._link.pause(port, within)  # forbidden, or something else lies there: look now and then
         known = dict(zip(digests, replies[2:], strict=True))
-        stored = await self._living(port, _opened(key, *replies[:2]), known)
-        return MISSING if stored is not None and stored.stale and not terms.soft else _found(stored, terms, left)
+        stored = await self._living(port, self._opened(key, *replies[:2]), known)
+        return MISSING if stored is not None and stored.stale and not terms.soft else self._found(stored, terms, left)
 
     async def release(self, port: Port, flight: Flight) -> None:
         lease = flight.lease
@@ -189,8 +200,8 @@ class RedisStore(Store):
         if replace:
             _expect_ok([announced])
         tags = dict(zip(_digests(terms), tokens[2::3], strict=True))
-        stored = None if replace else await self._living(port, _opened(key, data, generation), tags)
-        found = _found(stored, terms, left) if stored is not None and (terms.soft or not stored.stale) else MISSING
+        stored = None if replace else await self._living(port, self._opened(key, data, generation), tags)
+        found = self._found(stored, terms, left) if stored is not None and (terms.soft or not stored.stale) else MISSING
         if not _is_fence(fence):
             if found is not MISSING and found.fresh_for > 0:
                 return found, None
@@ -249,7 +260,8 @@ class RedisStore(Store):
         generations = await self._with_late(port, ticket, _digests(terms))
         if generations is None:
             return False
-        data, lifetime_ms = self._encode(key, value, terms.encoder(), life, ticket.generation, generations)
+        codec = terms.encoder(self.serializer)
+        data, lifetime_ms = self._encode(key, value, codec, life, ticket.generation, generations)
         if flight.moved or not flight.lost.isdisjoint(terms.tags):
             return False
         commands = self._layout.write(key, ticket.fence, data, lifetime_ms) + self._layout.read_tags(generations)
@@ -272,10 +284,10 @@ class RedisStore(Store):
         Raises:
             EncodeError: the value can't be stored; what was stored under the key is gone.
         """
-        codec = codec_for()
+        codec = codec_for() if self.serializer is None else self.serializer
         # What can't be stored is the caller's error, also while Redis is away; any generation will do to find out.
         try:
-            self._encode(key, value, codec, Life(expire), new_token())
+            self._encode(key, value, codec, Life(expire), new_token(), limits=self._limits.uncompressed())
         except EncodeError:
             with suppress(BackendError):  # then it is owed
                 await self.delete(port, key)
@@ -380,22 +392,48 @@ class RedisStore(Store):
         life: Life,
         generation: bytes,
         tags: Mapping[bytes, bytes] = NO_TAGS,
+        limits: Limits | None = None,
     ) -> tuple[bytes, int]:
         fresh = self._longest if life.fresh is None else min(life.fresh, self._longest)
         stale = min(life.stale, self._longest - fresh)
-        data = encode_stored(key, value, codec, fresh + stale, generation, stale=stale, load=life.load, tags=tags)
-        if len(data) > self._largest:
-            raise EncodeError(f"it takes {len(data)} bytes; max_value_size allows {self._largest}")
+        data = encode_stored(
+            key,
+            value,
+            codec,
+            fresh + stale,
+            generation,
+            stale=stale,
+            load=life.load,
+            tags=tags,
+            limits=limits or self._limits,
+        )
         return data, max(1, round((fresh + stale) * 1000))
 
+    def _opened(self, key: str, data: Reply, generation: Reply) -> Stored | None:
+        """The entry, if it is not too large, and one of ``key`` and of the living generation."""
+        if isinstance(data, bytes) and len(data) > self._limits.largest:
+            return None
+        return _opened(key, data, generation)
 
-def _found(stored: Stored | None, terms: Terms, left: Reply) -> Found | MissingType:
-    """What an entry holds; ``left`` is the server's word of how long it has left, where that was asked for."""
-    value = _decoded(stored, terms)
-    if stored is None or value is MISSING:
-        return MISSING
-    fresh_for = NEVER if left is None else _fresh_for(stored, left)
-    return Found(value, fresh_for, stored.lifetime - stored.stale, stored.load)
+    def _found(self, stored: Stored | None, terms: Terms, left: Reply) -> Found | MissingType:
+        """What an entry holds; ``left`` is the server's word of how long it has left, where that was asked for."""
+        if stored is None:
+            return MISSING
+        codec = self._by_hand(stored) if terms.codec is None else terms.codec(self.serializer)
+        try:
+            value = decode_stored(stored, codec, self._limits)
+        except DecodeError:
+            return MISSING
+        fresh_for = NEVER if left is None else _fresh_for(stored, left)
+        return Found(value, fresh_for, stored.lifetime - stored.stale, stored.load)
+
+    def _by_hand(self, stored: Stored) -> Codec | None:
+        """The codec for those who know no function; ``None`` for the one that wrote the entry.
+
+        With a serializer of the store's own it must be that: whoever configures a signature wants nothing else.
+        """
+        raising = self._raising
+        return raising if raising is not None and stored.codec == raising.fingerprint else self.serializer
 
 
 def _fresh_for(stored: Stored, left: Reply) -> float:
@@ -418,15 +456,6 @@ def _opened(key: str, data: Reply, generation: Reply) -> Stored | None:
     except DecodeError:
         return None
     return stored if stored.generation == generation else None
-
-
-def _decoded(stored: Stored | None, terms: Terms) -> Any:
-    if stored is None:
-        return MISSING
-    try:
-        return decode_stored(stored, terms.decoder())
-    except DecodeError:
-        return MISSING
 
 
 def _digests(terms: Terms) -> list[bytes]:
