@@ -15,6 +15,7 @@ from fast_cache.serializers.stored import (
     decode_stored,
     encode_stored,
     holds_value,
+    plain_value,
     unpack_stored,
 )
 from fast_cache.serializers.tagged import TaggedCodec
@@ -41,6 +42,7 @@ __all__ = [
     "holds_value",
     "name_digest",
     "pack",
+    "plain_value",
     "register",
     "schema_digest",
     "unpack",

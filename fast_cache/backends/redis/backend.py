@@ -19,19 +19,15 @@ from fast_cache.backends.redis.layout import Layout
 from fast_cache.backends.redis.link import Link
 from fast_cache.backends.redis.store import RedisStore
 from fast_cache.backends.redis.target import target_of
-from fast_cache.backends.store import Store, Terms
+from fast_cache.backends.store import Store
 from fast_cache.counts import count, optional_count
 from fast_cache.durations import Duration, optional_seconds, seconds
 from fast_cache.entry import MISSING
 from fast_cache.errors import BackendError, ConfigurationError
-from fast_cache.outcome import Raised
 from fast_cache.ports import ASYNCIO, BLOCKING, Port, run_blocking
 from fast_cache.serializers import Serializer, checked_serializer
 
 T = TypeVar("T")
-
-_BY_HAND: Final = Terms(None)
-"""Nothing is known of what is read by its key alone."""
 
 _DEFAULTS: Final = {
     "timeout": 0.25,
@@ -195,18 +191,18 @@ class RedisBackend(CacheBackend):
 
     async def _get(self, port: Port, key: str, default: Any) -> Any:
         store = self._store
+        value: Any = MISSING
         try:
-            found = await store.read(port, check_key(key), _BY_HAND)
+            value = await store.value(port, check_key(key))
         except BackendError as error:
             store.health.failed("read", error)
-            found = MISSING
         else:
             store.health.works("read")
-        if found is MISSING or found.fresh_for <= 0 or type(found.value) is Raised:
+        if value is MISSING:
             store.direct.miss()
             return default
         store.direct.hit()
-        return found.value
+        return value
 
     async def _set(self, port: Port, key: str, value: Any, expire: Duration | None) -> None:
         lifetime = optional_seconds(expire, option="expire")

@@ -31,16 +31,21 @@ class Batch:
     def __init__(self, packets: Sequence[Packet], *, merges: bool) -> None:
         self.commands: list[Command] = []
         names: dict[str | bytes | int, int] = {}
+        place = names.setdefault
         # Where the replies to each packet are: so many from the first on, and then these of what was read together.
         self._parts: list[tuple[int, int, list[int]]] = []
         for packet in packets:
             count = len(packet)
             while count and packet[count - 1][0] == "GET":
                 count -= 1
-            read = [names.setdefault(command[1], len(names)) for command in packet[count:]]
-            self._parts.append((len(self.commands), count, read))
             if count:
+                read = [place(command[1], len(names)) for command in packet[count:]]
+                self._parts.append((len(self.commands), count, read))
                 self.commands += packet[:count]
+            elif len(packet) == 2:  # a value and the generation of its namespace: most packets
+                self._parts.append((0, 0, [place(packet[0][1], len(names)), place(packet[1][1], len(names))]))
+            else:
+                self._parts.append((0, 0, [place(command[1], len(names)) for command in packet]))
         self._first_read = len(self.commands)
         self.merged = merges and bool(names)
         if self.merged:

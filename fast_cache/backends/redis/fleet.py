@@ -90,10 +90,15 @@ class Fleet:
         """Send ``packet`` and return the replies, blocking."""
         return self._threads.to(where).lane_for(packet).exchange(packet)
 
-    async def by_task(self, packet: Packet, where: Where = None) -> list[Reply]:
+    def by_task(self, packet: Packet, where: Where = None) -> Awaitable[list[Reply]]:
         """Send ``packet`` and return the replies."""
-        held = self._loops.get(asyncio.get_running_loop()) or await self._of_loop()
-        return await held.to(where).lane_for(packet).exchange(packet)
+        held = self._loops.get(asyncio.get_running_loop())
+        if held is None:
+            return self._first_of_loop(packet, where)
+        return held.to(where).lane_for(packet).exchange(packet)
+
+    async def _first_of_loop(self, packet: Packet, where: Where) -> list[Reply]:
+        return await (await self._of_loop()).to(where).lane_for(packet).exchange(packet)
 
     def each_by_thread(self, packets: Sequence[tuple[Packet, Where]]) -> list[list[Reply]]:
         """Send several packets, one after the other."""

@@ -24,13 +24,9 @@ class LargeKeys:
     def concern(self, packet: Packet) -> bool:
         """Whether ``packet`` brings something large, or asks for it."""
         names = self._names
-        for command in packet:
-            if command[0] == "GET":
-                if names and command[1] in names:
-                    return True
-            elif command[0] == "EVAL" and any(type(word) is bytes and len(word) > LARGE for word in command):
-                return True
-        return False
+        if packet[0][0] == "EVAL" and any(type(word) is bytes and len(word) > LARGE for word in packet[0]):
+            return True
+        return bool(names) and any(command[0] == "GET" and command[1] in names for command in packet)
 
     def note(self, packet: Packet, replies: Sequence[Reply]) -> None:
         """Remember which values were large, and that others no longer are."""

@@ -126,9 +126,14 @@ class Link:
         self._prober.forked()
         self._invalidations.forked()
 
-    async def _exchange(self, port: Port, packet: Packet) -> list[Reply]:
+    def _exchange(self, port: Port, packet: Packet) -> Awaitable[list[Reply]]:
+        # Where nothing is in the way this ends in the lane's own future, without a coroutine in between.
         if self._breaker.is_open or self._invalidations.pending:
-            await self._ready(port)
+            return self._carry_when_ready(port, packet)
+        return self._carry(port, packet)
+
+    async def _carry_when_ready(self, port: Port, packet: Packet) -> list[Reply]:
+        await self._ready(port)
         return await self._carry(port, packet)
 
     async def _ready(self, port: Port) -> None:

@@ -21,6 +21,7 @@ from fast_cache.backends.store import Store, Terms
 from fast_cache.entry import MISSING, NEVER, MissingType
 from fast_cache.errors import BackendError, DecodeError, EncodeError
 from fast_cache.freshness import Found, Life
+from fast_cache.outcome import Raised
 from fast_cache.ports import Port
 from fast_cache.serializers import (
     NO_TAGS,
@@ -33,9 +34,13 @@ from fast_cache.serializers import (
     encode_stored,
     holds_value,
     name_digest,
+    plain_value,
     unpack_stored,
 )
 from fast_cache.single_flight import Flight
+
+BY_HAND: Final = Terms(None)
+"""Nothing is known of what is read by its key alone."""
 
 _ANOTHER_FENCE: Final = -2
 
@@ -92,14 +97,37 @@ class RedisStore(Store):
         self.serializer = serializer
         self._raising = None if serializer is None else RaisingCodec(serializer, ())
 
+    async def value(self, port: Port, key: str) -> Any:
+        """The value of ``key`` for those who know nothing but that, ``MISSING`` if there is none that is fresh."""
+        replies = await self._link.exchange(port, self._layout.read(key))
+        value = plain_value(key, replies[0], replies[1], self.serializer, self._limits.largest)
+        if value is MISSING:
+            found = await self._closely(port, key, BY_HAND, [], replies)
+            if isinstance(found, Found) and found.fresh_for > 0:
+                value = found.value
+        return MISSING if type(value) is Raised else value
+
     async def read(self, port: Port, key: str, terms: Terms) -> Found | MissingType:
         # The time that is left is asked for first. Commands of one packet are not one step: a value that is written in
         # between is then taken for older than it is, never for younger. And the tags last.
-        digests = _digests(terms)
         commands = self._read(key, terms)
+        digests = _digests(terms) if terms.tags else []
         if terms.counts:
             commands += self._layout.count(key)
-        replies = await self._link.exchange(port, commands + self._layout.read_tags(digests))
+        if digests:
+            commands += self._layout.read_tags(digests)
+        replies = await self._link.exchange(port, commands)
+        if len(replies) == 2:  # nothing was asked for but the value
+            codec = self.serializer if terms.codec is None else terms.codec(self.serializer)
+            value = plain_value(key, replies[0], replies[1], codec, self._limits.largest)
+            if value is not MISSING:
+                return Found(value)
+        return await self._closely(port, key, terms, digests, replies)
+
+    async def _closely(
+        self, port: Port, key: str, terms: Terms, digests: Sequence[bytes], replies: list[Reply]
+    ) -> Found | MissingType:
+        """What was read, whatever it is."""
         left = replies.pop(0) if terms.soft else None
         known = dict(zip(digests, replies[len(replies) - len(digests) :], strict=True))
         stored = await self._living(port, self._opened(key, *replies[:2]), known)
@@ -184,7 +212,7 @@ class RedisStore(Store):
             self._keeper.drop(lease)
 
     def _read(self, key: str, terms: Terms) -> list[Command]:
-        return (self._layout.left(key) if terms.soft else []) + self._layout.read(key)
+        return self._layout.left(key) + self._layout.read(key) if terms.soft else self._layout.read(key)
 
     def _capture(self, key: str, terms: Terms, *, replace: bool) -> list[Command]:
         commands = self._layout.left(key) if terms.soft else []
