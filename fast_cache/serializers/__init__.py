@@ -11,11 +11,14 @@ from fast_cache.serializers.schema import schema_digest
 from fast_cache.serializers.stored import (
     NO_TAGS,
     Limits,
+    Payload,
     Stored,
     decode_stored,
     encode_stored,
     holds_value,
+    payload_of,
     plain_value,
+    seal,
     unpack_stored,
 )
 from fast_cache.serializers.tagged import TaggedCodec
@@ -26,6 +29,7 @@ __all__ = [
     "Codec",
     "Envelope",
     "Limits",
+    "Payload",
     "PickleSerializer",
     "RaisingCodec",
     "Serializer",
@@ -42,9 +46,11 @@ __all__ = [
     "holds_value",
     "name_digest",
     "pack",
+    "payload_of",
     "plain_value",
     "register",
     "schema_digest",
+    "seal",
     "unpack",
     "unpack_stored",
 ]

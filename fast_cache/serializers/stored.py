@@ -61,6 +61,14 @@ class Stored(NamedTuple):
     compressed: bool = False
 
 
+class Payload(NamedTuple):
+    """A value as bytes, ``compressed`` or not, and the fingerprint of the codec that made them."""
+
+    data: bytes
+    codec: bytes
+    compressed: bool
+
+
 def encode_stored(
     key: str,
     value: Any,
@@ -85,18 +93,37 @@ def encode_stored(
     Raises:
         EncodeError: ``codec`` can't store the value faithfully, or it is too large.
     """
-    lifetime_ms = 0 if expire is None else max(1, ceil(expire * 1000))
-    generations = (() if generation is None else ((_NAMESPACE, generation),)) + tuple(tags.items())
-    payload = encoded(codec, value, _context(key))
-    size = packed_size(payload, len(generations))
+    payload = payload_of(key, value, codec, limits, generations=(generation is not None) + len(tags))
+    return seal(key, payload, expire, generation, stale=stale, load=load, tags=tags)
+
+
+def payload_of(key: str, value: Any, codec: Codec, limits: Limits, *, generations: int = 1) -> Payload:
+    """What is to be sealed under ``key``, with so many generations; raises what :func:`encode_stored` does."""
+    data = encoded(codec, value, _context(key))
+    size = packed_size(data, generations)
     if size > limits.largest:  # before it is compressed: it has to be read again
         raise EncodeError(f"it takes {size} bytes; max_value_size allows {limits.largest}")
     smaller = None
-    if limits.compress_above is not None and len(payload) > limits.compress_above:
-        smaller = compress(payload)
+    if limits.compress_above is not None and len(data) > limits.compress_above:
+        smaller = compress(data)
+    return Payload(data if smaller is None else smaller, codec.fingerprint, smaller is not None)
+
+
+def seal(
+    key: str,
+    payload: Payload,
+    expire: float | None,
+    generation: bytes | None,
+    *,
+    stale: float = 0.0,
+    load: float = 0.0,
+    tags: Mapping[bytes, bytes] = NO_TAGS,
+) -> bytes:
+    """Return the bytes to store; takes what :func:`encode_stored` takes."""
+    lifetime_ms = 0 if expire is None else max(1, ceil(expire * 1000))
+    generations = (() if generation is None else ((_NAMESPACE, generation),)) + tuple(tags.items())
     times = (lifetime_ms, round(stale * 1000), round(load * 1000))
-    stored = payload if smaller is None else smaller
-    return pack(key, Envelope(stored, codec.fingerprint, *times, generations, smaller is not None))
+    return pack(key, Envelope(payload.data, payload.codec, *times, generations, payload.compressed))
 
 
 def unpack_stored(key: str, data: bytes) -> Stored:

@@ -46,6 +46,7 @@ from urllib.parse import quote
 from fast_cache.backends.redis.resp import Command
 
 TOKEN_LENGTH: Final = 16
+LONGEST_FENCE: Final = 128 * TOKEN_LENGTH
 EPOCH_LENGTH: Final = 8
 
 _WRITE_IF_FENCED: Final = """
@@ -63,6 +64,11 @@ return redis.call('SET', KEYS[1], string.sub(fence, -1024) .. ARGV[1], 'PX', ARG
 
 _PUT_IF_ANNOUNCED: Final = """
 local fence = redis.call('GET', KEYS[1]) or ''
+if fence == ARGV[1] then
+    redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+    redis.call('DEL', KEYS[1], KEYS[3])
+    return 1
+end
 local first, last = string.find(fence, ARGV[1], 1, true)
 if fence == '' then return 0 end
 if not first then return string.byte(fence, 1) > 127 and -1 or -2 end
@@ -221,11 +227,12 @@ class Layout:
         return [("SET", self._generation, new, "NX"), ("GET", self._generation)]
 
     def capture(self, key: str, new_fence: bytes, new_generation: bytes, *, replace: bool) -> list[Command]:
-        """Replies: the value, OK or nil, whether the lifetime was set, the fence, OK or nil, the generation."""
+        """Replies: the value, OK or nil (with ``replace`` the length of the fence), whether the lifetime was set, the
+        fence, OK or nil, the generation."""
         fence = self.fence_key(key)
         return [
             ("GET", self.value_key(key)),
-            self._append(key, new_fence) if replace else ("SET", fence, new_fence, "PX", self._fence_ms, "NX"),
+            ("APPEND", fence, new_fence) if replace else ("SET", fence, new_fence, "PX", self._fence_ms, "NX"),
             ("PEXPIRE", fence, self._fence_ms),
             ("GET", fence),
             *self.read_generation(new_generation),
@@ -247,9 +254,19 @@ class Layout:
         """Replies: 1 if stored, 0 if fenced off; the generation, which in a cluster no script could compare."""
         return [("EVAL", _WRITE_IF_FENCED, 3, *self._names(key), fence, data, lifetime_ms), ("GET", self._generation)]
 
-    def announce(self, key: str, token: bytes, new_generation: bytes) -> list[Command]:
-        """Fence off what is in flight, before a value is put. Replies: OK, OK or nil, the generation."""
-        return [self._append(key, token), *self.read_generation(new_generation)]
+    def announce(self, key: str, token: bytes) -> list[Command]:
+        """Fence off what is in flight, before a value is put.
+
+        Replies: the length of the fence, whether its lifetime was set, the generation. An error in place of the length,
+        or one above :data:`LONGEST_FENCE`, asks for :meth:`announce_anew`. Two plain commands, because the script takes
+        the server eight times as long (6.5 µs against 0.8).
+        """
+        fence = self.fence_key(key)
+        return [("APPEND", fence, token), ("PEXPIRE", fence, self._fence_ms), ("GET", self._generation)]
+
+    def announce_anew(self, key: str, token: bytes) -> list[Command]:
+        """The same, whatever lies there. Reply: OK."""
+        return [("EVAL", _ANNOUNCE, 1, self.fence_key(key), token, self._fence_ms)]
 
     def put(self, key: str, token: bytes, data: bytes, lifetime_ms: int) -> list[Command]:
         """Store what was announced.
@@ -334,9 +351,6 @@ class Layout:
 
     def _names(self, key: str) -> tuple[bytes, bytes, bytes]:
         return self.fence_key(key), self.value_key(key), self.counter_key(key)
-
-    def _append(self, key: str, token: bytes) -> Command:
-        return ("EVAL", _ANNOUNCE, 1, self.fence_key(key), token, self._fence_ms)
 
 
 def _first(epoch: bytes) -> bytes:

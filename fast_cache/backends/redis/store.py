@@ -11,10 +11,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from fast_cache.backends.redis.batch import has_error
 from fast_cache.backends.redis.driver import refused
 from fast_cache.backends.redis.fleet import LONGEST_WAIT
 from fast_cache.backends.redis.keeper import HeldLease, Keeper
-from fast_cache.backends.redis.layout import EPOCH_LENGTH, TOKEN_LENGTH, Layout, new_epoch, new_token
+from fast_cache.backends.redis.layout import (
+    EPOCH_LENGTH,
+    LONGEST_FENCE,
+    TOKEN_LENGTH,
+    Layout,
+    new_epoch,
+    new_token,
+)
 from fast_cache.backends.redis.link import Link
 from fast_cache.backends.redis.resp import Command, Reply
 from fast_cache.backends.store import Store, Terms
@@ -27,6 +35,7 @@ from fast_cache.serializers import (
     NO_TAGS,
     Codec,
     Limits,
+    Payload,
     RaisingCodec,
     Stored,
     codec_for,
@@ -34,7 +43,9 @@ from fast_cache.serializers import (
     encode_stored,
     holds_value,
     name_digest,
+    payload_of,
     plain_value,
+    seal,
     unpack_stored,
 )
 from fast_cache.single_flight import Flight
@@ -226,7 +237,10 @@ class RedisStore(Store):
         left = replies.pop(0) if terms.soft else None
         data, announced, _, fence, _, generation, _, number, *tokens = replies
         if replace:
-            _expect_ok([announced])
+            if has_error([announced], "WRONGTYPE") or (isinstance(announced, int) and announced > LONGEST_FENCE):
+                fence = None  # begun anew below, before it grows without end
+            else:
+                _expect_ok([announced])
         tags = dict(zip(_digests(terms), tokens[2::3], strict=True))
         stored = None if replace else await self._living(port, self._opened(key, data, generation), tags)
         found = self._found(stored, terms, left) if stored is not None and (terms.soft or not stored.stale) else MISSING
@@ -313,28 +327,30 @@ class RedisStore(Store):
             EncodeError: the value can't be stored; what was stored under the key is gone.
         """
         codec = codec_for() if self.serializer is None else self.serializer
-        # What can't be stored is the caller's error, also while Redis is away; any generation will do to find out.
         try:
-            self._encode(key, value, codec, Life(expire), new_token(), limits=self._limits.uncompressed())
-        except EncodeError:
+            payload = payload_of(key, value, codec, self._limits)
+        except EncodeError:  # the caller's error, also while Redis is away
             with suppress(BackendError):  # then it is owed
                 await self.delete(port, key)
             raise
         self.flights.invalidate(key)
         try:
-            await self._put(port, key, value, codec, expire)
+            await self._put(port, key, payload, self._longest if expire is None else min(expire, self._longest))
         except BackendError:
             self._link.owe(key)
             raise
         self._link.confirm(key)
 
-    async def _put(self, port: Port, key: str, value: Any, codec: Codec, expire: float | None) -> None:
+    async def _put(self, port: Port, key: str, payload: Payload, lifetime: float) -> None:
         for _ in range(_LAPS):
             token = new_token()
-            announced = await self._link.exchange(port, self._layout.announce(key, token, new_token()))
-            _expect_ok(announced[:1])
-            generation = await self._usable(port, announced[-1])
-            data, lifetime_ms = self._encode(key, value, codec, Life(expire), generation)
+            length, _, generation = await self._link.exchange(port, self._layout.announce(key, token))
+            if not isinstance(length, int) or length > LONGEST_FENCE:
+                _expect_ok(await self._link.exchange(port, self._layout.announce_anew(key, token)))
+            if generation is None:
+                _, generation = await self._link.exchange(port, self._layout.read_generation(new_token()))
+            data = seal(key, payload, lifetime, await self._usable(port, generation))
+            lifetime_ms = max(1, round(lifetime * 1000))
             (stored,) = await self._link.exchange(port, self._layout.put(key, token, data, lifetime_ms))
             if _expect_int(stored) == _ANOTHER_FENCE:
                 # If ours was lost, what was to be replaced is still there. Without it this is a miss, which is safe.
@@ -420,7 +436,6 @@ class RedisStore(Store):
         life: Life,
         generation: bytes,
         tags: Mapping[bytes, bytes] = NO_TAGS,
-        limits: Limits | None = None,
     ) -> tuple[bytes, int]:
         fresh = self._longest if life.fresh is None else min(life.fresh, self._longest)
         stale = min(life.stale, self._longest - fresh)
@@ -433,7 +448,7 @@ class RedisStore(Store):
             stale=stale,
             load=life.load,
             tags=tags,
-            limits=limits or self._limits,
+            limits=self._limits,
         )
         return data, max(1, round((fresh + stale) * 1000))
 
