@@ -39,7 +39,7 @@ _KEYLESS: Final = frozenset({"PING", "INFO", "TIME", "SCAN"})
 class ClusterLink(Link):
     """The way to the nodes of a Cluster; takes what :class:`Link` takes."""
 
-    _merges = False
+    ordered = False
     _target: Cluster
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
+from fast_cache.backends.redis.batch import MOST
 from fast_cache.backends.redis.layout import Layout, new_epoch, new_token
 from fast_cache.backends.redis.resp import Command
 
@@ -42,13 +43,19 @@ class Owed:
     def __bool__(self) -> bool:
         return self.everything or bool(self.keys)
 
-    def commands(self, layout: Layout) -> list[Command]:
-        """What delivers them."""
-        commands = layout.clear(new_token()) if self.everything else []
+    def packets(self, layout: Layout) -> Iterator[list[Command]]:
+        """What delivers them, to be sent one after the other."""
         tags = [key for key in self.keys if isinstance(key, bytes)]
+        # Before the tags themselves: a load that adds one of them meanwhile looks at the tag first, and then at this.
+        first = layout.clear(new_token()) if self.everything else []
         if tags or self.everything:
-            commands += layout.forget_tags(tags, new_epoch())
-        return commands + [command for key in self.keys if isinstance(key, str) for command in layout.delete(key)]
+            first += layout.begin_epoch(new_epoch())
+        if first:
+            yield first
+        commands = layout.forget_tags(tags)
+        commands += [command for key in self.keys if isinstance(key, str) for command in layout.delete(key)]
+        for start in range(0, len(commands), MOST):
+            yield commands[start : start + MOST]
 
 
 NOTHING: Final = Owed()

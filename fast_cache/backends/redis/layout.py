@@ -337,13 +337,13 @@ class Layout:
         """Reply for each: 1, or 0 if it has a later number already."""
         return [("EVAL", _SET_TAG, 1, self.tag_key(digest), token, self._tag_ms) for digest in digests]
 
-    def forget_tags(self, digests: Iterable[bytes], new_epoch: bytes) -> list[Command]:
-        """Invalidate tags in one packet, whatever their number would have been: all that is being loaded is refused
-        that adds a tag meanwhile. Replies: OK, how many there were of each."""
-        return [
-            ("SET", self._sequence, _first(new_epoch), "PX", self._tag_ms),
-            *(("DEL", self.tag_key(digest)) for digest in digests),
-        ]
+    def begin_epoch(self, new: bytes) -> list[Command]:
+        """Count anew: all that is being loaded is refused that adds a tag meanwhile. Reply: OK."""
+        return [("SET", self._sequence, _first(new), "PX", self._tag_ms)]
+
+    def forget_tags(self, digests: Iterable[bytes]) -> list[Command]:
+        """Invalidate tags, whatever their number would have been. Replies: how many there were of each."""
+        return [("DEL", self.tag_key(digest)) for digest in digests]
 
     def clear(self, new: bytes) -> list[Command]:
         """Reply: OK."""

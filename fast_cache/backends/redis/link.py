@@ -14,10 +14,10 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from time import sleep
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from weakref import WeakSet
 
-from fast_cache.backends.redis.batch import MOST, Packet, has_error
+from fast_cache.backends.redis.batch import Packet, has_error
 from fast_cache.backends.redis.breaker import Breaker, Prober
 from fast_cache.backends.redis.deployment import Target
 from fast_cache.backends.redis.driver import discard
@@ -45,7 +45,8 @@ class Link:
         most: how many connections there may be at once, of each event loop and of all threads.
     """
 
-    _merges = True
+    ordered: ClassVar[bool] = True
+    """Whether the commands of a packet are carried out in their order."""
 
     def __init__(
         self, target: Target, layout: Layout, invalidations: Invalidations, *, silence: float, most: int
@@ -56,7 +57,7 @@ class Link:
         self._silence = silence
         self._breaker = Breaker()
         self._prober = Prober(self._breaker, self._probe)
-        self._fleet = Fleet(self._open, self, silence=silence, most=most, merges=self._merges)
+        self._fleet = Fleet(self._open, self, silence=silence, most=most, merges=self.ordered)
         self._identities: dict[Where, bytes | None] = {}
         _links.add(self)
 
@@ -191,9 +192,8 @@ class Link:
     async def _deliver(self, talk: Callable[[list[Command]], Awaitable[list[Reply]]]) -> None:
         """Tell the server what it is owed."""
         owed = self._invalidations.owed()
-        commands = owed.commands(self._layout)
-        for first in range(0, len(commands), MOST):
-            replies = await talk(commands[first : first + MOST])
+        for commands in owed.packets(self._layout):
+            replies = await talk(commands)
             if any(isinstance(reply, Exception) for reply in replies):
                 # A replica or a server that forbids it: until it can be told, nothing it holds may be believed.
                 raise BackendUnavailable("Redis refuses the invalidations it is owed")

@@ -275,8 +275,13 @@ class RedisStore(Store):
         late = [digest for digest in digests if digest not in ticket.tags]
         if not late:
             return ticket.tags
-        commands = self._layout.last_number() + self._layout.capture_tags({digest: new_token() for digest in late})
-        number, *replies = await self._link.exchange(port, commands)
+        # The number last: a tag that is invalidated in between must not be taken for one that was not.
+        capture = self._layout.capture_tags({digest: new_token() for digest in late})
+        if self._link.ordered:
+            *replies, number = await self._link.exchange(port, capture + self._layout.last_number())
+        else:
+            replies = await self._link.exchange(port, capture)
+            (number,) = await self._link.exchange(port, self._layout.last_number())
         tokens = dict(zip(late, replies[2::3], strict=True))
         if damaged := [digest for digest, token in tokens.items() if not _is_token(token)]:
             await self._repaired(port, damaged)
