@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -26,8 +26,8 @@ from fast_cache.backends.redis.lane import unavailable
 from fast_cache.backends.redis.link import AWAY, Link, converse
 from fast_cache.backends.redis.resp import Command, Reply
 from fast_cache.backends.redis.slot_map import SlotMap, slot_of
-from fast_cache.errors import BackendError, BackendUnavailable
-from fast_cache.ports import BLOCKING, Port, run_blocking
+from fast_cache.errors import BackendUnavailable
+from fast_cache.ports import ASYNCIO, BLOCKING, Port, run_blocking
 from redis.exceptions import ResponseError
 
 _REDIRECTIONS: Final = 5
@@ -59,34 +59,67 @@ class ClusterLink(Link):
     async def servers(self, port: Port) -> Sequence[Where]:
         return (self._slots or await self._read_slots(port)).masters
 
-    async def _carry(self, port: Port, packet: Packet) -> list[Reply]:
+    def _carry(self, port: Port, packet: Packet) -> Awaitable[list[Reply]]:
+        slots = self._slots
+        if port is ASYNCIO and slots is not None and len(packet) == 2 and packet[0][0] == packet[1][0] == "GET":
+            return self._pair_by_task(packet, slots)
+        return self._carry_anything(port, packet)
+
+    async def _pair_by_task(self, packet: Packet, slots: SlotMap) -> list[Reply]:
+        """A value and the generation of its namespace: most packets, for which the way below is too long."""
+        lanes = await self._fleet.lanes_of_loop()
+        own = lanes.to(_place(slots, packet[0])).lane_for(packet).exchange(packet[:1])
+        shared = lanes.to(_place(slots, packet[1])).lane_for(packet).shared(packet[1])
+        (value,) = await own
+        # Never awaited itself: it is not for one of its readers to cancel it.
+        (generation,) = shared.result() if shared.done() else await asyncio.shield(shared)
+        if type(value) is ResponseError or type(generation) is ResponseError:
+            return await self._carry_anything(ASYNCIO, packet)
+        return [value, generation]
+
+    async def _carry_anything(self, port: Port, packet: Packet) -> list[Reply]:
         slots = self._slots or await self._read_slots(port)
-        replies: list[Reply] = [None] * len(packet)
-        todo = {index: (_place(slots, command), False) for index, command in enumerate(packet)}
+        places = [_place(slots, command) for command in packet]
+        replies = await self._sent(port, packet, places)
         for _ in range(_REDIRECTIONS):
-            groups: dict[tuple[Where, bool], list[int]] = {}
-            for index, to in todo.items():
-                groups.setdefault(to, []).append(index)
-            packets = [
-                ([word for index in indices for word in _asked(packet[index], asking)], where)
-                for (where, asking), indices in groups.items()
-            ]
-            answers = await port.do(self._fleet.each_by_thread, self._fleet.each_by_task, packets)
-            todo, moved = {}, False
-            for ((where, asking), indices), answer in zip(groups.items(), answers, strict=True):
-                assert where is not None
-                for index, reply in zip(indices, answer[1::2] if asking else answer, strict=True):
-                    redirect = self._target.redirect(reply, where)
-                    if redirect is None:
-                        replies[index] = reply
-                    else:
-                        todo[index] = (redirect.address, redirect.ask)
-                        moved = moved or not redirect.ask
-            if not todo:
-                return replies
-            if moved:
+            if not any(isinstance(reply, ResponseError) for reply in replies):
+                break
+            redirects = {
+                index: redirect
+                for index, (reply, where) in enumerate(zip(replies, places, strict=True))
+                if where is not None and (redirect := self._target.redirect(reply, where)) is not None
+            }
+            if not redirects:
+                break
+            if not all(redirect.ask for redirect in redirects.values()):
                 await self._moved(port)
-        raise BackendError("the nodes of the Cluster send a command round in a circle")
+            again: list[Command] = []
+            for index, redirect in redirects.items():
+                places[index] = redirect.address
+                again += [("ASKING",), packet[index]] if redirect.ask else [packet[index]]
+            where_to = [r.address for r in redirects.values() for _ in range(1 + r.ask)]
+            answers = iter(await self._sent(port, again, where_to))
+            for index, redirect in redirects.items():
+                if redirect.ask:
+                    next(answers)
+                replies[index] = next(answers)
+        return replies
+
+    async def _sent(self, port: Port, packet: Packet, places: Sequence[Where]) -> list[Reply]:
+        """Each command to its place; the replies in the order of the commands."""
+        first = places[0]
+        if all(where == first for where in places):
+            return await port.do(self._fleet.by_thread, self._fleet.by_task, packet, first)
+        groups: dict[Where, list[int]] = {}
+        for index, where in enumerate(places):
+            groups.setdefault(where, []).append(index)
+        packets = [([packet[index] for index in indices], where) for where, indices in groups.items()]
+        answers = await port.do(self._fleet.each_by_thread, self._fleet.each_by_task, packets)
+        replies: list[Reply] = [None] * len(packet)
+        for indices, answer in zip(groups.values(), answers, strict=True):
+            for index, reply in zip(indices, answer, strict=True):
+                replies[index] = reply
+        return replies
 
     async def _carry_waiting(self, port: Port, packet: Packet) -> list[Reply] | None:
         # First the waiting, then the reading: what is on other nodes would be read before.
@@ -189,7 +222,3 @@ def _key_of(command: Command) -> bytes | None:
     key = command[3] if name == "EVAL" else command[command.index("STREAMS") + 1] if name == "XREAD" else command[1]
     assert isinstance(key, bytes)
     return key
-
-
-def _asked(command: Command, asking: bool) -> list[Command]:
-    return [("ASKING",), command] if asking else [command]

@@ -27,7 +27,7 @@ Where = Address | None
 """A node of a Cluster; ``None`` is the server, where there is but one."""
 
 
-class _Held(Generic[L]):
+class Held(Generic[L]):
     """The lanes of one event loop, or of all threads, by where they lead."""
 
     def __init__(self, make: Callable[[Where], Lanes[L]]) -> None:
@@ -81,8 +81,8 @@ class Fleet:
         self._merges = merges
         self._large = LargeKeys()
         self._lock = Lock()
-        self._threads = _Held(self._thread_lanes)
-        self._loops: dict[asyncio.AbstractEventLoop, _Held[TaskLane]] = {}
+        self._threads = Held(self._thread_lanes)
+        self._loops: dict[asyncio.AbstractEventLoop, Held[TaskLane]] = {}
         self._ending: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
         self._inherited: list[Any] = []
 
@@ -106,7 +106,7 @@ class Fleet:
 
     async def each_by_task(self, packets: Sequence[tuple[Packet, Where]]) -> list[list[Reply]]:
         """Send several packets at once."""
-        held = self._loops.get(asyncio.get_running_loop()) or await self._of_loop()
+        held = await self.lanes_of_loop()
         sent = [held.to(where).lane_for(packet).exchange(packet) for packet, where in packets]
         try:
             return [await replies for replies in sent]
@@ -115,6 +115,10 @@ class Fleet:
                 if not replies.cancel() and not replies.cancelled():
                     replies.exception()
             raise
+
+    async def lanes_of_loop(self) -> Held[TaskLane]:
+        """The lanes of the running loop."""
+        return self._loops.get(asyncio.get_running_loop()) or await self._of_loop()
 
     def wait_by_thread(self, packet: Packet, where: Where = None) -> list[Reply] | None:
         """Send what the server answers late; ``None`` if too many are waiting."""
@@ -134,7 +138,7 @@ class Fleet:
     def close(self) -> None:
         """Close the connections of threads."""
         with self._lock:
-            held, self._threads = self._threads, _Held(self._thread_lanes)
+            held, self._threads = self._threads, Held(self._thread_lanes)
         for lane in held.all():
             lane.close()
 
@@ -150,7 +154,7 @@ class Fleet:
         # Kept, because closing them would be felt by the parent, whose event loop shares even its selector with us.
         self._inherited.append((self._threads, self._loops))
         self._lock = Lock()
-        self._threads = _Held(self._thread_lanes)
+        self._threads = Held(self._thread_lanes)
         self._loops = {}
 
     def _thread_lanes(self, where: Where) -> Lanes[ThreadLane]:
@@ -184,14 +188,14 @@ class Fleet:
     def _lanes(self, make: Callable[[bool], L]) -> Lanes[L]:
         return Lanes(make, self._large, most=self._most, waiting=max(1, self._most // 4))
 
-    async def _of_loop(self) -> _Held[TaskLane]:
+    async def _of_loop(self) -> Held[TaskLane]:
         loop = asyncio.get_running_loop()
         held = self._loops.get(loop)
         if held is None:
             self._sweep()
             ending = loop in self._ending
             # Its asynchronous generators are shut down, ours among them: nothing may stay open from now on.
-            held = _Held(partial(self._task_lanes, loop, not ending))
+            held = Held(partial(self._task_lanes, loop, not ending))
             with self._lock:
                 self._loops[loop] = held
             if not ending:
@@ -199,7 +203,7 @@ class Fleet:
                 await held.closing.__anext__()
         return held
 
-    async def _close_at_end(self, loop: asyncio.AbstractEventLoop, held: _Held[TaskLane]) -> AsyncGenerator[None, None]:
+    async def _close_at_end(self, loop: asyncio.AbstractEventLoop, held: Held[TaskLane]) -> AsyncGenerator[None, None]:
         """Close ``held`` when ``loop`` shuts down its asynchronous generators.
 
         One that is suspended here thus needs no hook and no finaliser to learn of it.

@@ -26,7 +26,7 @@ from typing import Any, Final, Protocol
 from fast_cache.backends.redis.aside import aside
 from fast_cache.backends.redis.batch import MOST, Batch, Packet, has_error, lacks_script
 from fast_cache.backends.redis.large import LARGE, LargeKeys
-from fast_cache.backends.redis.resp import Parser, ProtocolError, Reply, pack
+from fast_cache.backends.redis.resp import Command, Parser, ProtocolError, Reply, pack
 from fast_cache.errors import BackendUnavailable
 from fast_cache.ports import ASYNCIO, BLOCKING, Port, run_blocking
 
@@ -115,6 +115,7 @@ class TaskLane:
         self._merges = merges
         self._keeps = keeps
         self._queue: list[_Waiting] = []
+        self._shared: dict[Command, asyncio.Future[list[Reply]]] = {}
         self._unloaded: list[_Waiting] = []
         self._flying: list[_Waiting] = []
         self._batch: Batch | None = None
@@ -148,6 +149,17 @@ class TaskLane:
         if not self._busy:
             self._busy = True
             self._loop.call_soon(self._flush)
+        return future
+
+    def shared(self, command: Command) -> asyncio.Future[list[Reply]]:
+        """The reply to a command that others may have asked for already, without its having been sent.
+
+        The future is theirs too: not to be cancelled, nor awaited but behind a shield.
+        """
+        future = self._shared.get(command)
+        if future is None:
+            future = self._shared[command] = self.exchange([command])
+            future.add_done_callback(_retrieved)
         return future
 
     def close(self, *, at_once: bool = False) -> None:
@@ -249,6 +261,7 @@ class TaskLane:
                 self._connecting = self._loop.create_task(self._connected())
         else:
             del queue[: len(calls)]
+            self._shared.clear()
             self._flying = calls
             self._batch = Batch([packet for packet, _ in calls], merges=self._merges)
             commands = self._batch.commands
@@ -313,6 +326,7 @@ class TaskLane:
         calls = self._flying + self._unloaded + self._queue
         self._batch, self._flying, self._unloaded = None, [], []
         self._queue.clear()
+        self._shared.clear()
         for _, future in calls:
             if not future.done():
                 future.set_exception(error())
@@ -673,6 +687,12 @@ def _dispose(made: Future[Any]) -> None:
     if made.exception() is None:
         with suppress(Exception):
             made.result().disconnect()
+
+
+def _retrieved(future: asyncio.Future[list[Reply]]) -> None:
+    """Nobody need look at its error."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _itself(error: Exception) -> Exception:
