@@ -50,9 +50,10 @@ class RedisBackend(CacheBackend):
             ``redis.asyncio.Redis``: where and as whom it connects is taken over. Its pool is not used, since that may
             wait and retry for long; connections are ours, and ``timeout`` holds for them.
         namespace: the first part of every key. :meth:`clear` touches nothing outside it.
-        pool_size: connections kept open per event loop, and for all threads together.
-        max_connections: how many may be open at once; whoever needs one more waits as long as others get answers.
-            Beside them, up to a quarter as many are used by functions with ``lock="distributed"`` to wait on.
+        pool_size: how many connections stay open at most while nobody uses them, per event loop, and for all threads
+            together. Callers share them: one carries what is small, and another one what is large.
+        max_connections: how many may be open at once, and up to a quarter more, on which functions with
+            ``lock="distributed"`` wait. With 1, small values wait for large ones.
         client, async_client: your clients, where both flavours are to be yours. A missing flavour is made alike,
             except from a client with connections of its own kind, such as Sentinel's: then give both.
         timeout: how long the server may be silent (seconds or another duration); 0.25 seconds by default.
@@ -134,7 +135,7 @@ class RedisBackend(CacheBackend):
             lease_ms=max(1, round(lasts * 1000)),
         )
         link = ClusterLink if isinstance(target, Cluster) else Link
-        self._link = link(target, layout, Invalidations(longest), silence=silence, most=max_connections)
+        self._link = link(target, layout, Invalidations(longest), silence=silence, keep=pool_size, most=max_connections)
         self._keeper = Keeper(self._link, layout, length=lasts, longest=longest_load)
         self._store = RedisStore(
             type(self).__name__,

@@ -61,7 +61,8 @@ class Fleet:
     Args:
         connect: makes a connection, ready for commands.
         silence: for how many seconds a server may say nothing.
-        most: how many connections there may be at once, of each loop and of all threads, to each server.
+        keep: how many connections stay open while nobody uses them, of each loop and of all threads, to each server.
+        most: how many there may be at once; a quarter more for answers that are waited for.
         merges: whether reads of several callers may become one command.
     """
 
@@ -71,12 +72,14 @@ class Fleet:
         guard: Guard,
         *,
         silence: float,
+        keep: int,
         most: int,
         merges: bool,
     ) -> None:
         self._connect = connect
         self._guard = guard
         self._silence = silence
+        self._keep = keep
         self._most = most
         self._merges = merges
         self._large = LargeKeys()
@@ -158,23 +161,9 @@ class Fleet:
         self._loops = {}
 
     def _thread_lanes(self, where: Where) -> Lanes[ThreadLane]:
-        def make(waits: bool) -> ThreadLane:
+        def make(waits: bool, keeps: bool) -> ThreadLane:
             silence = self._silence + waits * LONGEST_WAIT
             return ThreadLane(
-                lambda port: self._connect(port, where),
-                self._guard,
-                self._large,
-                silence=silence,
-                merges=self._merges,
-            )
-
-        return self._lanes(make)
-
-    def _task_lanes(self, loop: asyncio.AbstractEventLoop, keeps: bool, where: Where) -> Lanes[TaskLane]:
-        def make(waits: bool) -> TaskLane:
-            silence = self._silence + waits * LONGEST_WAIT
-            return TaskLane(
-                loop,
                 lambda port: self._connect(port, where),
                 self._guard,
                 self._large,
@@ -185,8 +174,23 @@ class Fleet:
 
         return self._lanes(make)
 
-    def _lanes(self, make: Callable[[bool], L]) -> Lanes[L]:
-        return Lanes(make, self._large, most=self._most, waiting=max(1, self._most // 4))
+    def _task_lanes(self, loop: asyncio.AbstractEventLoop, goes_on: bool, where: Where) -> Lanes[TaskLane]:
+        def make(waits: bool, keeps: bool) -> TaskLane:
+            silence = self._silence + waits * LONGEST_WAIT
+            return TaskLane(
+                loop,
+                lambda port: self._connect(port, where),
+                self._guard,
+                self._large,
+                silence=silence,
+                merges=self._merges,
+                keeps=keeps and goes_on,
+            )
+
+        return self._lanes(make)
+
+    def _lanes(self, make: Callable[[bool, bool], L]) -> Lanes[L]:
+        return Lanes(make, self._large, keep=self._keep, most=self._most, waiting=max(1, self._most // 4))
 
     async def _of_loop(self) -> Held[TaskLane]:
         loop = asyncio.get_running_loop()

@@ -29,13 +29,17 @@ class Lanes(Generic[L]):
     """Lanes that are made when they are needed.
 
     Args:
-        make: makes a lane, for answers that are waited for or for others.
+        make: makes a lane: for answers that are waited for or for others, and to be kept open or not.
+        keep: how many of them are kept open while nobody uses them.
         most: how many connections there may be at once.
         waiting: how many more, for answers that are waited for.
     """
 
-    def __init__(self, make: Callable[[bool], L], large: LargeKeys, *, most: int, waiting: int) -> None:
+    def __init__(
+        self, make: Callable[[bool, bool], L], large: LargeKeys, *, keep: int, most: int, waiting: int
+    ) -> None:
         self._make = make
+        self._keep = keep
         self._large_keys = large
         self._most = most
         self._may_wait = waiting
@@ -50,11 +54,11 @@ class Lanes(Generic[L]):
         if self._most > 1 and self._large_keys.concern(packet):
             if self._large is None:
                 with self._lock:
-                    self._large = self._large or self._make(False)
+                    self._large = self._large or self._make(False, self._keep > 1)
             return self._large
         if self._small is None:
             with self._lock:
-                self._small = self._small or self._make(False)
+                self._small = self._small or self._make(False, True)
         return self._small
 
     @contextmanager
@@ -63,7 +67,7 @@ class Lanes(Generic[L]):
         with self._lock:
             lane = next((lane for lane, taken in self._waiting.items() if not taken and lane.idle), None)
             if lane is None and len(self._waiting) < self._may_wait:
-                lane = self._make(True)
+                lane = self._make(True, len(self._waiting) + 2 < self._keep)
             if lane is not None:
                 self._waiting[lane] = True
         try:

@@ -42,14 +42,15 @@ class Link:
 
     Args:
         silence: for how many seconds the server may say nothing before it is taken to be away.
-        most: how many connections there may be at once, of each event loop and of all threads.
+        keep: how many connections stay open while nobody uses them, of each event loop and of all threads.
+        most: how many there may be at once.
     """
 
     ordered: ClassVar[bool] = True
     """Whether the commands of a packet are carried out in their order."""
 
     def __init__(
-        self, target: Target, layout: Layout, invalidations: Invalidations, *, silence: float, most: int
+        self, target: Target, layout: Layout, invalidations: Invalidations, *, silence: float, keep: int, most: int
     ) -> None:
         self._target = target
         self._layout = layout
@@ -57,7 +58,7 @@ class Link:
         self._silence = silence
         self._breaker = Breaker()
         self._prober = Prober(self._breaker, self._probe)
-        self._fleet = Fleet(self._open, self, silence=silence, most=most, merges=self.ordered)
+        self._fleet = Fleet(self._open, self, silence=silence, keep=keep, most=most, merges=self.ordered)
         self._identities: dict[Where, bytes | None] = {}
         _links.add(self)
 
