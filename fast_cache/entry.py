@@ -45,12 +45,14 @@ class Shelf:
     entries it held at most since then, ``salt`` tells equal keys of different shelves apart where shelves don't matter.
     """
 
-    __slots__ = ("__weakref__", "peak", "salt", "table")
+    __slots__ = ("__weakref__", "lifetime", "peak", "salt", "table")
 
     def __init__(self, salt: int = 0) -> None:
         self.table: dict[Hashable, Entry] = {}
         self.peak = 0
         self.salt = salt
+        self.lifetime = NEVER
+        """The usual one, in seconds: that of the first entry that has one, and of all entries of most functions."""
 
 
 class Entry:
@@ -62,7 +64,7 @@ class Entry:
     ``previous``, ``next`` and ``stamp`` belong to the eviction queues.
     """
 
-    # Eight slots make 96 bytes, the garbage collector's header included; a ninth would cost 16.
+    # Eight slots make 96 bytes, the garbage collector's header included; a ninth would cost 16, and a tenth nothing.
     __slots__ = ("expires", "key", "next", "previous", "shelf", "stamp", "value", "visits")
 
     weight: float = 1
@@ -77,6 +79,11 @@ class Entry:
         self.expires = expires
         self.visits = 0
 
+    @property
+    def lifetime(self) -> float:
+        """The one that it was stored with, in seconds: the usual one of its shelf, unless it has no end."""
+        return self.shelf.lifetime if self.expires < NEVER else NEVER
+
     def is_over(self, now: float) -> bool:
         """Whether the entry is of no use any more."""
         return self.expires <= now
@@ -87,10 +94,15 @@ class Entry:
         self.value = None
 
 
-class WeighedEntry(Entry):
-    """An entry with a weight of its own. Apart, because most caches weigh nothing and would pay 16 bytes an entry."""
+class MeasuredEntry(Entry):
+    """An entry with a weight of its own, or with a lifetime that is not the usual one of its shelf.
 
-    __slots__ = ("weight",)
+    Apart, because most caches weigh nothing, and most entries of a shelf live equally long: they would pay 16 bytes.
+    """
+
+    __slots__ = ("lifetime", "weight")
+    lifetime: float
+    weight: float
 
 
 class Hits:
@@ -123,7 +135,7 @@ class Age(NamedTuple):
     hits: Hits | None
 
 
-class AgedEntry(WeighedEntry):
+class AgedEntry(MeasuredEntry):
     """An entry whose ``expires`` is the next time at which a reader has something to decide. What, ``age`` tells."""
 
     __slots__ = ("age",)

@@ -7,7 +7,11 @@
     ├── UnkeyableError (TypeError)           an argument that can't become part of a key
     ├── EncodeError                          a value that can't be stored faithfully
     ├── DecodeError                          bytes that are not what they claim to be (read as a miss)
+    ├── CounterError (ValueError)            a value that is no counter, or a counter beyond 64 bits
     ├── LoadTimeout (TimeoutError)           a cached function took longer than its hard_timeout
+    ├── LockTimeout (TimeoutError)           a lock could not be had in the time that its caller would wait
+    ├── LockLost                             a lock ended before its holder was done with it
+    ├── NotSupportedError (NotImplementedError)  what a backend can't know; the message names the method to define
     └── BackendError                         a store failed; the driver's own error is its cause
         └── BackendUnavailable               it can't be reached, or did not answer in time
 
@@ -51,6 +55,22 @@ class DecodeError(FastCacheError):
 
 class LoadTimeout(FastCacheError, TimeoutError):
     """A cached function took longer than its ``hard_timeout``. It goes on, and its result is stored."""
+
+
+class CounterError(FastCacheError, ValueError):
+    """A value that ``incr`` can't add to, because it is no ``int``, or a sum that does not fit into 64 bits."""
+
+
+class LockTimeout(FastCacheError, TimeoutError):
+    """A lock was held by others for as long as its caller would wait."""
+
+
+class LockLost(FastCacheError):
+    """A lock is its holder's no longer: it was not extended in time, and another may have it by now."""
+
+
+class NotSupportedError(FastCacheError, NotImplementedError):
+    """A backend can't know the answer. The message names the method by which it could."""
 
 
 class BackendError(FastCacheError):

@@ -350,6 +350,14 @@ class Flights:
         with self._lock:
             return self._detach(key)
 
+    def invalidate_where(self, applies: Callable[[Hashable], bool]) -> None:
+        """Fence off the running loads of all keys to which ``applies`` says yes."""
+        with self._lock:
+            running = {flight.key for flight in self._running()}
+        for key in running:
+            if applies(key):
+                self.invalidate(key)
+
     def invalidate_all(self) -> list[Flight]:
         """Fence off every running load."""
         with self._lock:

@@ -1,4 +1,4 @@
-"""The suite that a backend must pass: the ten methods, and what the engine promises over them.
+"""The suite that a backend must pass: the ten methods, the calls beyond them, and what the engine promises over them.
 
     class TestMyBackend(BackendContract):
         def make_backend(self) -> CacheBackend:
@@ -32,7 +32,7 @@ from pydantic import BaseModel
 from fast_cache.backends.base import CacheBackend
 from fast_cache.background import Background
 from fast_cache.cache import Cache
-from fast_cache.errors import ConfigurationError
+from fast_cache.errors import ConfigurationError, CounterError, LockLost, LockTimeout, NotSupportedError
 from fast_cache.keys import address_of
 from fast_cache.ports import run_blocking
 
@@ -41,6 +41,7 @@ __all__ = [
     "BackendContract",
     "Blocking",
     "Caller",
+    "CallsContract",
     "EngineContract",
     "Flavour",
     "Gate",
@@ -117,8 +118,12 @@ class Flavour(ABC):
         """Run a test to its end, and close the backends it used."""
 
     @abstractmethod
-    async def do(self, backend: CacheBackend, name: str, *args: Any) -> Any:
-        """Call one of the ten methods, named without its ``a``."""
+    async def do(self, owner: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of a backend, or of a lock, named without its ``a``."""
+
+    @abstractmethod
+    async def listed(self, backend: CacheBackend, prefix: str = "") -> list[str]:
+        """Return the keys that ``scan`` iterates over."""
 
     @abstractmethod
     def function(self, body: Body) -> Callable[..., Any]:
@@ -180,6 +185,29 @@ class Store:
     async def has(self, key: str) -> bool:
         return bool(await self._flavour.do(self.backend, "has", key))
 
+    async def ask(self, call: str, *args: Any, **kwargs: Any) -> Any:
+        """Call one of the backend's methods beyond the ten, named without its ``a``."""
+        return await self._flavour.do(self.backend, call, *args, **kwargs)
+
+    async def keys(self, prefix: str = "") -> list[str]:
+        """The keys that the backend lists."""
+        return await self._flavour.listed(self.backend, prefix)
+
+    def inherits(self, call: str) -> bool:
+        """Whether the backend has a call from this package: what is checked of arguments is its own affair else."""
+        return getattr(type(self.backend), call) is getattr(CacheBackend, call)
+
+    def lists(self) -> bool:
+        """Whether the backend can list its keys. If not, it must say so at once, and name the method to define."""
+        try:
+            self.backend.scan()
+        except NotSupportedError:
+            for call in (self.backend.scan, self.backend.ascan):
+                with pytest.raises(NotSupportedError, match="define scan and ascan"):
+                    call()
+            return False
+        return True
+
     def cached(self, **options: Any) -> Callable[[Body], Any]:
         """Like ``@cache.cached(...)``, over the body of a function: see :meth:`Flavour.function`."""
 
@@ -223,8 +251,11 @@ class Blocking(Flavour):
             for backend in self._backends:
                 backend.close()
 
-    async def do(self, backend: CacheBackend, name: str, *args: Any) -> Any:
-        return getattr(backend, name)(*args)
+    async def do(self, owner: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+        return getattr(owner, name)(*args, **kwargs)
+
+    async def listed(self, backend: CacheBackend, prefix: str = "") -> list[str]:
+        return list(backend.scan(prefix))
 
     def function(self, body: Body) -> Callable[..., Any]:
         @functools.wraps(body)
@@ -263,8 +294,11 @@ class Suspending(Flavour):
             for backend in self._backends:
                 await backend.aclose()
 
-    async def do(self, backend: CacheBackend, name: str, *args: Any) -> Any:
-        return await getattr(backend, f"a{name}")(*args)
+    async def do(self, owner: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+        return await getattr(owner, f"a{name}")(*args, **kwargs)
+
+    async def listed(self, backend: CacheBackend, prefix: str = "") -> list[str]:
+        return [key async for key in backend.ascan(prefix)]
 
     def function(self, body: Body) -> Callable[..., Any]:
         return body
@@ -689,6 +723,463 @@ class MethodsContract(_Contract):
         assert await store.get("key") == 2
 
 
+class CallsContract(_Contract):
+    """What the calls beyond the ten methods promise."""
+
+    @in_both_flavours
+    async def test_many_values_come_back_in_the_order_of_their_keys(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        await store.ask("set_many", {key: [key] for key in KEYS})
+        await store.set("none", None)
+        keys = [*reversed(KEYS), "never set", KEYS[0], "none"]
+        expected = (*([key] for key in reversed(KEYS)), "absent", [KEYS[0]], None)
+        assert await store.ask("get_many", *keys, default="absent") == expected
+        assert await store.ask("get_many", iter(keys), default="absent") == expected
+        assert await store.ask("get_many", "never set") == (None,)
+        assert await store.ask("get_many") == ()
+        assert await store.ask("get_many", []) == ()
+
+    @in_both_flavours
+    async def test_values_set_at_once_have_the_lifetime_that_was_given(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        await store.ask("set_many", {"a": 1, "b": 2}, expire=0.05)
+        await store.ask("set_many", {"c": 3})
+        await store.ask("set_many", {})
+        await flavour.until(functools.partial(_absent, store, "a"), "a is past its lifetime")
+        await flavour.until(functools.partial(_absent, store, "b"), "b is past its lifetime")
+        assert await store.get("c") == 3
+
+    @in_both_flavours
+    async def test_deleting_many_tells_how_many_were_there(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        await store.ask("set_many", dict.fromkeys([*KEYS, "other"], 0))
+        assert await store.ask("delete_many", "never set", *KEYS, KEYS[0]) == len(KEYS)
+        assert await store.ask("get_many", KEYS, default="absent") == ("absent",) * len(KEYS)
+        assert await store.ask("delete_many", KEYS) == 0
+        assert await store.ask("delete_many") == 0
+        assert await store.get("other") == 0
+
+    @in_both_flavours
+    async def test_a_counter_is_a_value_like_any_other(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        await store.set("n", 5)
+        assert await store.ask("incr", "n") == 6
+        assert await store.get("n") == 6
+        assert type(await store.get("n")) is int
+        assert await store.ask("decr", "n", 10) == -4
+        assert await store.ask("incr", "n", by=4) == 0
+        assert await store.has("n")
+        assert await store.ask("get_many", "n") == (0,)
+        for key in KEYS:
+            assert await store.ask("incr", key, 3) == 3
+            assert await store.ask("decr", key) == 2
+        await store.set("n", 10)
+        assert await store.ask("incr", "n", 0) == 10
+        assert await store.delete("n")
+        assert await store.ask("decr", "n") == -1
+
+    @in_both_flavours
+    async def test_no_increment_is_lost_among_many_callers(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+
+        async def count() -> list[int]:
+            return [await store.ask("incr", "n", 1, 60) for _ in range(25)]
+
+        callers = [flavour.start(flavour.function(count)) for _ in range(8)]
+        sums = [number for caller in callers for number in await caller.result()]
+        assert sorted(sums) == list(range(1, 201))
+        assert await store.get("n") == 200
+
+    @in_both_flavours
+    async def test_a_counter_has_the_lifetime_of_its_first_increment(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        await store.ask("incr", "long", expire="1h")
+        left = await store.ask("ttl", "long")
+        assert 3000 < left <= 3600
+        await store.ask("incr", "long", expire="2d")
+        await store.ask("incr", "long")
+        assert await store.ask("ttl", "long") <= left
+        await store.set("set", 1, "1h")
+        await store.ask("incr", "set")
+        assert 3000 < await store.ask("ttl", "set") <= 3600
+        await store.set("endless", 1)
+        await store.ask("incr", "endless", expire=1)
+        assert await store.ask("ttl", "endless") > 86_400
+        await store.ask("incr", "short", expire=0.05)
+
+        async def begins_anew() -> bool:
+            return bool(await store.ask("incr", "short", expire=0.05) == 1)
+
+        await flavour.until(begins_anew, "the counter ended, however often it was incremented")
+
+    @pytest.mark.parametrize("value", [None, "1", "secret", 1.5, True, False, b"1", [1]], ids=ascii)
+    @in_both_flavours
+    async def test_what_is_no_int_is_not_counted_with(self, flavour: Flavour, value: Any) -> None:
+        store = flavour.use(self.make_backend())
+        await store.set("key", value)
+        with pytest.raises(CounterError) as caught:
+            await store.ask("incr", "key")
+        assert "secret" not in str(caught.value)
+        assert await store.get("key", "absent") == value
+
+    @in_both_flavours
+    async def test_counters_have_64_bits(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        for by in (1, -1):
+            edge = 2**63 - 1 if by > 0 else -(2**63)
+            await store.set("n", edge - 2 * by)
+            assert await store.ask("incr", "n", by) == edge - by
+            assert await store.ask("incr", "n", by) == edge
+            with pytest.raises(CounterError):
+                await store.ask("incr", "n", by)
+            assert await store.get("n") == edge
+        for start in (10**15 - 2, -(10**15) + 2, 2**53 - 1):  # where numbers are no longer exact elsewhere
+            await store.set("n", start)
+            assert [await store.ask("incr", "n", 3) for _ in range(3)] == [start + 3, start + 6, start + 9]
+            assert [await store.ask("decr", "n", 3) for _ in range(3)] == [start + 6, start + 3, start]
+        with pytest.raises(CounterError):
+            await store.ask("incr", "new", 2**63)
+        assert not await store.has("new")
+
+    @in_both_flavours
+    async def test_clear_ends_counters(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        await store.set("n", 5)
+        await store.ask("incr", "n")
+        await store.ask("incr", "m", 7)
+        await store.clear()
+        assert await store.get("n", "absent") == "absent"
+        assert await store.ask("incr", "n") == 1
+        assert await store.ask("incr", "m") == 1
+
+    @in_both_flavours
+    async def test_of_many_who_add_a_value_one_does(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        everyone_is_here = flavour.gate()
+        arrived: list[int] = []
+
+        async def add(number: int) -> bool:
+            arrived.append(number)
+            if len(arrived) == 8:
+                everyone_is_here.open()
+            await everyone_is_here.passed()
+            return bool(await store.ask("add", "key", number, "1h"))
+
+        callers = [flavour.start(flavour.function(add), number) for number in range(8)]
+        added = [await caller.result() for caller in callers]
+        assert sum(added) == 1
+        assert await store.get("key") == added.index(True)
+        assert 3000 < await store.ask("ttl", "key") <= 3600
+
+    @in_both_flavours
+    async def test_a_value_is_added_where_there_is_none(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        for value in FALSY:
+            await store.clear()
+            assert await store.ask("add", "key", value)
+            assert not await store.ask("add", "key", "another")
+            assert await store.get("key", "absent") == value
+            assert await store.delete("key")
+            assert await store.ask("add", "key", "another")
+            await store.set("key", "a third")
+            assert not await store.ask("add", "key", "a fourth")
+        await store.ask("add", "short", 1, 0.05)
+
+        async def added_again() -> bool:
+            return bool(await store.ask("add", "short", 2, 0.05))
+
+        await flavour.until(added_again, "the value ended, and another one was added")
+
+    @in_both_flavours
+    async def test_a_lifetime_can_be_changed_and_told(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        assert await store.ask("ttl", "key") is None
+        assert not await store.ask("expire", "key", 60)
+        assert not await store.has("key")
+        await store.set("key", ["value"])
+        assert await store.ask("ttl", "key") > 86_400
+        for duration, seconds in ((60, 60), ("2h", 7200), (timedelta(minutes=3), 180)):
+            assert await store.ask("expire", "key", duration)
+            assert 0.8 * seconds < await store.ask("ttl", "key") <= seconds
+            assert await store.get("key") == ["value"]
+        assert await store.ask("expire", "key", 0.05)
+        await flavour.until(functools.partial(_absent, store, "key"), "the value ended when it was told to")
+        assert await store.ask("ttl", "key") is None
+        assert not await store.ask("expire", "key", 60)
+
+    @in_both_flavours
+    async def test_a_value_that_is_touched_lives_as_long_as_when_it_was_stored(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        assert not await store.ask("touch", "key")
+        assert not await store.ask("touch", "key", "1h")
+        await store.set("key", None, "1h")
+        assert await store.ask("expire", "key", 60)
+        assert await store.ask("touch", "key")
+        assert 3000 < await store.ask("ttl", "key") <= 3600
+        assert await store.ask("touch", "key", "2h")
+        assert 6000 < await store.ask("ttl", "key") <= 7200
+        assert await store.ask("touch", "key")
+        assert 3000 < await store.ask("ttl", "key") <= 3600
+        assert await store.get("key", "absent") is None
+        await store.ask("incr", "n", expire="1h")
+        await store.ask("expire", "n", 60)
+        await store.ask("incr", "n")
+        assert await store.ask("touch", "n")
+        assert 3000 < await store.ask("ttl", "n") <= 3600
+
+    @in_both_flavours
+    async def test_it_says_that_it_is_there(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        assert await store.ask("ping") is True
+
+    @in_both_flavours
+    async def test_its_keys_can_be_listed_or_it_says_how(self, flavour: Flavour) -> None:
+        store, other = flavour.use(self.make_backend()), flavour.use(self.make_backend())
+        if not store.lists():
+            with pytest.raises(NotSupportedError, match="define scan and ascan"):
+                await store.ask("delete_match", "a")
+            return
+        assert await store.keys() == []
+        for key in KEYS:
+            await store.set(key, None)
+            await other.set(key, "theirs")
+        assert sorted(await store.keys()) == sorted(KEYS)
+        for prefix in {key[:length] for key in KEYS for length in (1, 2, 3)}:
+            assert sorted(await store.keys(prefix)) == sorted(key for key in KEYS if key.startswith(prefix))
+        await store.delete(KEYS[0])
+        assert sorted(await store.keys()) == sorted(KEYS[1:])
+        await store.clear()
+        assert await store.keys() == []
+        assert sorted(await other.keys()) == sorted(KEYS)
+
+    @in_both_flavours
+    async def test_a_prefix_is_plain_text(self, flavour: Flavour) -> None:
+        store, other = flavour.use(self.make_backend()), flavour.use(self.make_backend())
+        if not store.lists():
+            return
+        for prefix in ("*", "?", "[a-z]", "{", "}", "%", "%7D", "a", "caf\u00e9", "\\", "nul"):
+            await store.ask("set_many", dict.fromkeys(KEYS, 1))
+            await other.set(prefix, "theirs")
+            matching = [key for key in KEYS if key.startswith(prefix)]
+            assert await store.ask("delete_match", prefix) == len(matching)
+            there = [key for key in KEYS if await store.has(key)]
+            assert there == [key for key in KEYS if key not in matching]
+            assert await other.get(prefix) == "theirs"
+        assert await store.ask("delete_match", "") == len(there)
+        assert await store.ask("delete_match", "") == 0
+
+    @in_both_flavours
+    async def test_what_can_not_be_meant_is_refused(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        await store.set("key", 1)
+        wrong: list[tuple[str, tuple[Any, ...]]] = [
+            *[
+                (call, (key, *more))
+                for key in ("", 1, None, b"key", "lone \ud800", "x" * 5000)
+                for call, more in (
+                    *(("incr", ()), ("decr", ()), ("add", (1,)), ("expire", (1,)), ("touch", ())),
+                    *(("ttl", ()), ("get_many", ("key",)), ("delete_many", ("key",)), ("get_many", ("key", "key"))),
+                )
+            ],
+            *[("incr", ("key", by)) for by in (True, 1.0, "1", None)],
+            *[("decr", ("key", by)) for by in (True, 1.0, "1", None)],
+            *[
+                (call, (*args, expire))
+                for expire in (0, -1, True, "soon", math.inf)
+                for call, args in (
+                    *(("incr", ("key", 1)), ("add", ("new", 1)), ("expire", ("key",)), ("touch", ("key",))),
+                    ("set_many", ({"key": 2},)),
+                )
+            ],
+            *[("set_many", (values,)) for values in ([("key", 2)], None, {1: 2}, {"": 2})],
+            ("expire", ("key", None)),
+            *[("delete_match", (prefix,)) for prefix in (None, 1, b"k", "lone \ud800")],
+        ]
+        for call, args in wrong:
+            if store.inherits(call):
+                with pytest.raises(ConfigurationError):
+                    await store.ask(call, *args)
+        if store.inherits("scan"):
+            for refused in (lambda: store.backend.scan(b"k"), lambda: store.backend.ascan(1)):  # type: ignore[arg-type]
+                with pytest.raises(ConfigurationError):
+                    refused()
+        for options in ({"expire": 0}, {"expire": None}, {"wait": -1}, {"wait": True}, {"wait": "soon"}):
+            for lock in (store.backend.lock, store.backend.alock):
+                with pytest.raises(ConfigurationError):
+                    lock("key", **options)
+        with pytest.raises(ConfigurationError):
+            store.backend.lock("")
+        assert await store.get("key") == 1
+        assert not await store.has("new")
+
+    @in_both_flavours
+    async def test_a_lock_has_one_holder_at_a_time(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        inside: list[int] = []
+        tokens: list[int] = []
+
+        async def enter(number: int) -> None:
+            lock = store.backend.lock("key", wait=None)
+            await flavour.do(lock, "acquire")
+            inside.append(number)
+            tokens.append(lock.token)
+            assert inside == [number]
+            await flavour.pause()
+            assert inside == [number]
+            inside.remove(number)
+            assert await flavour.do(lock, "release")
+
+        callers = [flavour.start(flavour.function(enter), number) for number in range(8)]
+        for caller in callers:
+            await caller.result()
+        assert len(tokens) == 8
+        assert tokens == sorted(set(tokens))
+        assert all(type(token) is int for token in tokens)
+
+    @in_both_flavours
+    async def test_a_lock_is_not_to_be_had_twice(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        lock = store.backend.lock("key", "1h")
+        assert lock.remaining == 0
+        with pytest.raises(LockLost):
+            _ = lock.token
+        await flavour.do(lock, "acquire")
+        assert 3000 < lock.remaining <= 3600
+        with pytest.raises(ConfigurationError, match="call lock"):
+            await flavour.do(lock, "acquire")
+        for wait in (0, 0.05):
+            with pytest.raises(LockTimeout):
+                await flavour.do(store.backend.lock("key", wait=wait), "acquire")
+        other = store.backend.lock("another key", wait=0)
+        await flavour.do(other, "acquire")
+        assert await flavour.do(other, "release")
+        assert await flavour.do(lock, "release")
+        assert not await flavour.do(lock, "release")
+        assert lock.remaining == 0
+        with pytest.raises(LockLost):
+            _ = lock.token
+        again = store.backend.lock("key", wait=0)
+        await flavour.do(again, "acquire")
+        assert await flavour.do(again, "release")
+
+    @in_both_flavours
+    async def test_who_waits_for_a_lock_gets_it_when_it_is_released(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        first, second = store.backend.lock("key", "1h"), store.backend.lock("key", wait=None)
+        await flavour.do(first, "acquire")
+        before = first.token
+
+        async def take() -> int:
+            await flavour.do(second, "acquire")
+            return second.token
+
+        waiting = flavour.start(flavour.function(take))
+        for _ in range(5):
+            await flavour.pause()
+        await flavour.do(first, "release")
+        assert await waiting.result() > before
+        assert await flavour.do(second, "release")
+
+    @in_both_flavours
+    async def test_a_lock_that_ended_is_anothers(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        late, next_ = store.backend.lock("key", expire=0.05), store.backend.lock("key", expire="1h", wait=None)
+        await flavour.do(late, "acquire")
+        before = late.token
+        await flavour.do(next_, "acquire")
+        assert next_.token > before
+        assert late.remaining == 0
+        with pytest.raises(LockLost):
+            await flavour.do(late, "extend")
+        assert not await flavour.do(late, "release")
+        with pytest.raises(LockTimeout):
+            await flavour.do(store.backend.lock("key", wait=0), "acquire")
+        assert await flavour.do(next_, "release")
+        with pytest.raises(LockLost):
+            await flavour.do(next_, "extend")
+
+    @in_both_flavours
+    async def test_a_lock_can_be_extended(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        lock = store.backend.lock("key", expire=5)
+        await flavour.do(lock, "acquire")
+        await flavour.do(lock, "extend", "1h")
+        assert 3000 < lock.remaining <= 3600
+        await flavour.do(lock, "extend")
+        assert 0 < lock.remaining <= 5
+        await flavour.do(lock, "extend", 0.05)
+
+        async def lost() -> bool:
+            try:
+                await flavour.do(store.backend.lock("key", wait=0), "acquire")
+            except LockTimeout:
+                return False
+            return True
+
+        await flavour.until(lost, "the lock ended after the time it was extended by")
+        with pytest.raises(LockLost):
+            await flavour.do(lock, "extend")
+
+    @in_both_flavours
+    async def test_tokens_of_a_lock_rise_whatever_is_removed(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        tokens: list[int] = []
+        for step in (store.clear, functools.partial(store.delete, "key"), flavour.pause):
+            lock = store.backend.lock("key")
+            await flavour.do(lock, "acquire")
+            tokens.append(lock.token)
+            await step()
+            with pytest.raises(LockTimeout):
+                await flavour.do(store.backend.lock("key", wait=0), "acquire")
+            assert await flavour.do(lock, "release")
+        assert tokens == sorted(set(tokens))
+        assert not await store.has("key")
+
+    def test_a_lock_serves_both_kinds_of_with(self) -> None:
+        backend = self.make_backend()
+
+        async def suspending() -> int:
+            async with backend.alock("key") as lock:
+                token = lock.token
+                with pytest.raises(LockTimeout, match="async with"), backend.lock("key"):
+                    pytest.fail("it was taken twice")
+                return token
+
+        try:
+            with backend.lock("key") as lock:
+                first = lock.token
+            with pytest.raises(KeyError), backend.lock("key"):
+                raise KeyError
+            assert asyncio.run(_closing(backend, suspending())) > first
+            with backend.lock("key", wait=0):
+                pass
+        finally:
+            backend.close()
+
+    @only_suspending
+    async def test_whoever_is_cancelled_has_no_lock_and_no_place_in_the_queue(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        inside = flavour.gate()
+
+        async def hold() -> None:
+            async with store.backend.lock("key", expire="1h", wait=None):
+                inside.open()
+                await flavour.gate().passed()
+
+        holder = flavour.start(hold)
+        await inside.passed()
+        waiting = [flavour.start(hold) for _ in range(3)]
+        for _ in range(5):
+            await flavour.pause()  # the event loop is not kept from this
+        for caller in (waiting[0], holder, *waiting[1:]):
+            caller.cancel()
+        for caller in (holder, *waiting):
+            with pytest.raises(asyncio.CancelledError):
+                await caller.result()
+        async with store.backend.lock("key", wait=PATIENCE):
+            pass
+
+
 class EngineContract(_Contract):
     """What decorated functions can rely on over the backend."""
 
@@ -890,6 +1381,69 @@ class EngineContract(_Contract):
         assert await early.result() == "early 1"
         assert await store.get(key) == "set by hand"
 
+    @pytest.mark.parametrize(
+        ("call", "args", "left"),
+        [
+            ("incr", ("{}",), 6),
+            ("decr", ("{}",), 4),
+            ("expire", ("{}", 60), 5),
+            ("touch", ("{}",), 5),
+            ("touch", ("{}", 60), 5),
+            ("set_many", ({"{}": 7},), 7),
+            ("delete_many", ("{}",), "absent"),
+        ],
+    )
+    @in_both_flavours
+    async def test_a_value_changed_during_its_refresh_is_not_overwritten_by_it(
+        self, flavour: Flavour, call: str, args: tuple[Any, ...], left: Any
+    ) -> None:
+        store = flavour.use(self.make_backend())
+        load, held = _held_load(flavour, store)
+        key = load.key("item", "")
+        await store.set(key, 5)
+        early = flavour.start(load.refresh, "item", "early")
+        await held.begun(1)
+        await store.ask(call, *[{key: 7} if isinstance(arg, dict) else key if arg == "{}" else arg for arg in args])
+        assert await store.get(key, "absent") == left
+        held.let_go()
+        assert await early.result() == "early 1"
+        assert await store.get(key, "absent") == left
+
+    @pytest.mark.parametrize(("call", "more", "left"), [("add", ("added",), "added"), ("incr", (3,), 3)])
+    @in_both_flavours
+    async def test_a_value_added_during_a_load_is_not_overwritten_by_it(
+        self, flavour: Flavour, call: str, more: tuple[Any, ...], left: Any
+    ) -> None:
+        store = flavour.use(self.make_backend())
+        load, held = _held_load(flavour, store)
+        key = load.key("item", "")
+        early = flavour.start(load, "item", "early")
+        await held.begun(1)
+        assert await store.ask(call, key, *more) in (True, left)
+        held.let_go()
+        assert await early.result() == "early 1"
+        assert await store.get(key, "absent") == left
+
+    @in_both_flavours
+    async def test_a_prefix_that_is_removed_during_a_load_stays_removed(self, flavour: Flavour) -> None:
+        store = flavour.use(self.make_backend())
+        if not store.lists():
+            return
+        load, held = _held_load(flavour, store)
+        key = load.key("item", "")
+        early = flavour.start(load, "item", "early")
+        other = flavour.start(load, "other", "other")
+        await held.begun(2)
+        assert await store.ask("delete_match", key) == 0
+        late = flavour.start(load, "item", "late")
+        await held.begun(3)  # the old load is still held: the late caller does not wait for it
+        held.let_go()
+        assert (await early.result()).startswith("early")
+        assert (await other.result()).startswith("other")
+        assert await late.result() == "late 3"
+        assert await flavour.call(load, "item", "later") == "late 3"
+        assert await store.has(load.key("other", ""))
+
     @in_both_flavours
     async def test_a_refresh_is_not_overwritten_by_an_older_load(self, flavour: Flavour) -> None:
         store = flavour.use(self.make_backend())
@@ -1030,7 +1584,7 @@ class EngineContract(_Contract):
         assert len(depth) == 4
 
 
-class BackendContract(MethodsContract, EngineContract):
+class BackendContract(MethodsContract, CallsContract, EngineContract):
     """Everything that a backend must pass: derive from it and override :meth:`make_backend`."""
 
 

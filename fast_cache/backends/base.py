@@ -1,17 +1,20 @@
-"""What every backend can do: ten methods, five steps in two flavours.
+"""What every backend can do: ten methods, five steps in two flavours; and the calls that are built on them.
 
 Whoever implements the ten has a full backend: coalescing, fenced writes and typed values come from the engine,
-which reaches it through :meth:`CacheBackend.engine_store`. Built-in backends override that method with a store
-of their own. Constructors need not call ``super().__init__()``.
+which reaches it through :meth:`CacheBackend.engine_store`; counters, locks and other calls from
+:class:`~fast_cache.backends.calls.Calls`. Built-in backends override ``engine_store`` and ``engine_calls`` with their
+own. Constructors need not call ``super().__init__()``.
 """
 
 from __future__ import annotations
 
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from fast_cache.backends.announce import fence_methods
+from fast_cache.backends.calls import Calls
+from fast_cache.backends.steps import CallSteps
 from fast_cache.durations import Duration
 from fast_cache.stats import Stats
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from fast_cache.backends.store import Store
 
 
-class CacheBackend(ABC):
+class CacheBackend(Calls):
     """A place for values, by key.
 
     Keys are text. ``None`` is a value like any other: ``get`` returns ``default`` only where nothing is stored.
@@ -90,7 +93,7 @@ class CacheBackend(ABC):
     async def ahas(self, key: str) -> bool:
         """Whether ``key`` has a value. Raises what :meth:`get` does."""
 
-    def close(self) -> None:  # noqa: B027  # most backends hold nothing open
+    def close(self) -> None:  # most backends hold nothing open
         """Release what the blocking methods hold open. The backend may be used again afterwards."""
 
     async def aclose(self) -> None:
@@ -104,6 +107,9 @@ class CacheBackend(ABC):
     def engine_store(self) -> Store:
         """The engine's view of this backend; the same object at every call."""
         return _store_of(self)
+
+    def engine_calls(self) -> CallSteps:
+        return _calls_of(self)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Fence the methods as the class is made: a constructor may forget ``super().__init__()``."""
@@ -124,4 +130,17 @@ def _store_of(backend: CacheBackend) -> Store:
             existing = backend.__dict__.get("_fast_cache_store")
             if existing is None:
                 existing = backend.__dict__["_fast_cache_store"] = TenMethodStore(backend)
+    return existing
+
+
+def _calls_of(backend: CacheBackend) -> CallSteps:
+    existing: CallSteps | None = backend.__dict__.get("_fast_cache_calls")
+    if existing is None:
+        from fast_cache.backends.ten_calls import TenCalls
+
+        store = backend.engine_store()
+        with _creation:
+            existing = backend.__dict__.get("_fast_cache_calls")
+            if existing is None:
+                existing = backend.__dict__["_fast_cache_calls"] = TenCalls(backend, store)
     return existing

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fast_cache.errors import ConfigurationError, InvalidTypeError
 
 MAX_KEY_LENGTH = 4096
@@ -24,6 +26,27 @@ def check_key(key: str) -> str:
     if not key.isascii():
         _check_encodable(key, "a key")
     return key
+
+
+def check_keys(keys: Iterable[str | Iterable[str]]) -> tuple[str, ...]:
+    """Return the keys that were given as arguments, or as one iterable of them.
+
+    Raises:
+        InvalidTypeError, ConfigurationError: as for :func:`check_key`.
+    """
+    given = tuple(keys)
+    if len(given) == 1 and not isinstance(given[0], str) and isinstance(given[0], Iterable):
+        given = tuple(given[0])
+    return tuple(check_key(key) for key in given)  # type: ignore[arg-type]  # that is what is checked
+
+
+def check_prefix(prefix: str) -> str:
+    """Return ``prefix`` if keys may begin with it; it may be empty.
+
+    Raises:
+        InvalidTypeError, ConfigurationError: as for :func:`check_key`.
+    """
+    return check_key(prefix) if not isinstance(prefix, str) or prefix else prefix
 
 
 def check_namespace(namespace: str) -> str:

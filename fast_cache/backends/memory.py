@@ -18,6 +18,8 @@ from weakref import WeakValueDictionary
 from fast_cache.backends.base import CacheBackend
 from fast_cache.backends.eviction import S3FIFO, Cause
 from fast_cache.backends.keyspace import check_key, check_namespace
+from fast_cache.backends.memory_calls import MemoryCalls
+from fast_cache.backends.steps import CallSteps
 from fast_cache.backends.store import NO_SHELF, Address, CodecSource, Store, Terms
 from fast_cache.durations import Duration, optional_seconds
 from fast_cache.entry import (
@@ -74,6 +76,7 @@ class InMemoryBackend(CacheBackend):
         self.max_size = _checked_size(max_size)
         self.max_weight = _checked_weight(max_weight, weigher)
         self._store = MemoryStore(max_size, copying.deepcopy if copy else None, self.max_weight, weigher)
+        self._calls = MemoryCalls(self, self._store)
         self._texts = self._store.lying
         self._hit = self._store.direct.hit
         self._miss = self._store.direct.miss
@@ -135,6 +138,9 @@ class InMemoryBackend(CacheBackend):
 
     def engine_store(self) -> Store:
         return self._store
+
+    def engine_calls(self) -> CallSteps:
+        return self._calls
 
     def _address(self, key: str) -> Address:
         return address_of(check_key(key))
@@ -248,16 +254,76 @@ class MemoryStore(Store):
             raise
         expires, age = _times(life)
         shelf, name = self._place(key)
+        lifetime = NEVER if life.fresh is None else life.fresh
 
         def put() -> bool:
             if flight is None:
                 self.flights.invalidate(key)
             elif flight.moved or not flight.lost.isdisjoint(tags):
                 return False
-            self.held.put(shelf, name, value, expires, weight, age, tuple(map(self._tag, tags)))
+            self.held.put(shelf, name, value, expires, weight, age, tuple(map(self._tag, tags)), lifetime)
             return True
 
         return self._change(put, meanwhile=True)
+
+    def fresh(self, key: Address) -> tuple[Entry, Any, float] | None:
+        """What :meth:`look` would find: the entry, its value, not copied, and for how many seconds it is fresh."""
+        shelf, name = self._place(key)
+        entry = shelf.table.get(name)
+        if entry is None:
+            return None
+        value = entry.value  # before the expiry: an entry is retired in the opposite order
+        now = monotonic()
+        over = entry.is_over(now)
+        age = entry.age if isinstance(entry, AgedEntry) else None
+        left = (entry.expires if age is None else age.fresh_until) - now
+        return None if over or left <= 0 or type(value) is Raised else (entry, value, left)
+
+    def put_over(self, key: Address, old: Entry | None, value: Any, life: Life) -> bool:
+        """Store ``value`` if what is fresh there still is ``old``, whose times and tags it keeps.
+
+        Raises:
+            EncodeError: the value can't be copied or weighed; nothing has changed.
+        """
+        weight = self._weigh(value)
+        value = value if self._duplicate is None else self._copied(value)
+        shelf, name = self._place(key)
+
+        def put() -> bool:
+            there = self.fresh(key)
+            if (None if there is None else there[0]) is not old:
+                return False
+            self.flights.invalidate(key)
+            if old is None:
+                expires, age = _times(life)
+                self.held.put(shelf, name, value, expires, weight, age, lifetime=life.fresh or NEVER)
+            else:
+                age = old.age if isinstance(old, AgedEntry) else None
+                tags = old.tags if isinstance(old, TaggedEntry) else ()
+                self.held.put(shelf, name, value, old.expires, weight, age, tags, old.lifetime)
+            return True
+
+        return self._change(put, meanwhile=True)
+
+    def renew(self, key: Address, lifetime: float | None) -> bool:
+        """Let what is fresh there live for ``lifetime`` from now; ``None``: for the one that it was stored with."""
+
+        def renew() -> bool:
+            there = self.fresh(key)
+            if there is None:
+                return False
+            self.flights.invalidate(key)
+            self.held.renew(there[0], there[0].lifetime if lifetime is None else lifetime)
+            return True
+
+        return self._change(renew, meanwhile=True)
+
+    def addresses(self) -> list[Address]:
+        """Where there are entries, at this moment."""
+        found: list[Address] = list(self.lying.table)
+        for name, shelf in list(self._shelves.items()):
+            found += [Slot(name, key) for key in list(shelf.table)]
+        return found
 
     def remove(self, key: Address) -> bool:
         shelf, name = self._place(key)

@@ -13,11 +13,12 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
+from fast_cache.backends.lifetimes import Lifetimes
 from fast_cache.backends.store import Store, Terms
 from fast_cache.entry import MISSING, NEVER, MissingType
 from fast_cache.errors import BackendError, DecodeError
@@ -72,13 +73,15 @@ class TenMethodStore(Store):
     def __init__(self, backend: CacheBackend) -> None:
         super().__init__(type(backend).__name__)
         self._backend = backend
-        self._writing: dict[str, bytes] = {}
+        self._writing: dict[str, Any] = {}
         self._overlooked: OrderedDict[str, None] = OrderedDict()
         self._making = threading.RLock()  # garbage that is collected in here may be a load that is given up
         self._candidates: dict[bytes, _Candidate] = {}
         self._revoked: OrderedDict[bytes, None] = OrderedDict()
         self._counting = threading.Lock()
         self._counts: OrderedDict[str, int] = OrderedDict()
+        self.lifetimes = Lifetimes()
+        """How long values live that were stored by hand, or by functions."""
 
     async def read(self, port: Port, key: str, terms: Terms) -> Found | MissingType:
         data = await self._do(port, "get", key)
@@ -199,18 +202,44 @@ class TenMethodStore(Store):
                 if len(self._revoked) > _REVOKED:
                     self._revoked.popitem(last=False)
 
-    def changing(self, key: str, value: object = None) -> None:
+    async def put(self, port: Port, flight: Flight, key: str, value: Any, lifetime: float | None) -> bool:
+        """Store ``value`` as it is, unless ``flight`` was fenced off: undone if that happens meanwhile.
+
+        False also if an older write of the key has not ended. Raises what the user's method does.
+        """
+        if self._writing.setdefault(key, value) is not value:
+            return False
+        try:
+            await port.do(self._backend.set, self._backend.aset, key, value, lifetime)
+        finally:
+            if self._writing.get(key, MISSING) is value:
+                del self._writing[key]
+        self._uncount(key)
+        moved = flight.moved
+        self.flights.invalidate(key)
+        if moved or key in self._overlooked:
+            await self._undo(port, key)
+            return False
+        return True
+
+    def changing(self, key: str, value: object = MISSING) -> None:
         """A user's method is about to change ``key``."""
-        writing = self._writing.get(key)
-        if writing is not None and writing is value:
+        if value is MISSING:
+            self.lifetimes.forget(key)
+        elif self._writing.get(key, MISSING) is value:
             return  # our own write, by a method that calls another of the ten
         self.flights.invalidate(key)
         self._uncount(key)
         if key in self._writing:
             self._overlook(key)
 
+    def setting(self, key: str) -> Callable[[object], None]:
+        """A user's method is about to store something."""
+        return self.lifetimes.setting(key)
+
     def clearing(self) -> None:
-        """A user's method is about to remove everything."""
+        """A user's method is about to remove everything, or who knows what."""
+        self.lifetimes.clear()
         self.flights.invalidate_all()
         for key in list(self._writing):
             self._overlook(key)
@@ -219,6 +248,7 @@ class TenMethodStore(Store):
         super().after_fork()
         self._counting = threading.Lock()
         self._making = threading.RLock()
+        self.lifetimes.forked()
         self._candidates = {}
         # What is overlooked stays so: nobody knows whether the parent's thread came to undo it, and a write here does.
         self._writing = {}

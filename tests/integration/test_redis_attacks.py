@@ -26,55 +26,10 @@ from fast_cache.backends.redis.pool import Pool
 from fast_cache.errors import BackendError, BackendUnavailable, ConfigurationError, EncodeError
 from fast_cache.ports import ASYNCIO, BLOCKING, run_blocking
 from tests.support.redis_server import RedisServer
+from tests.support.way import Way
 
 PATIENCE = 20
 """Seconds until a test that waits for something has failed."""
-
-
-class Way:
-    """A proxy whose connections can be held up one by one: what is sent over them arrives when it is let through."""
-
-    def __init__(self, port: int) -> None:
-        self.through = threading.Event()
-        self.through.set()
-        self.held: set[int] = set()
-        self.answered = threading.Event()
-        """Set when the server has carried out something that was held up."""
-        self._server = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def hold(self, connection: int) -> None:
-        self.through.clear()
-        self.held.add(connection)
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            for number in range(1000):
-                near, _ = self._listener.accept()
-                far = socket.create_connection(("127.0.0.1", self._server))
-                threading.Thread(target=self._out, args=(near, far, number), daemon=True).start()
-                threading.Thread(target=self._back, args=(far, near, number), daemon=True).start()
-
-    def _out(self, near: socket.socket, far: socket.socket, number: int) -> None:
-        with near, contextlib.suppress(OSError):
-            while data := near.recv(65536):
-                if number in self.held:
-                    self.through.wait()
-                far.sendall(data)
-            far.shutdown(socket.SHUT_WR)
-
-    def _back(self, far: socket.socket, near: socket.socket, number: int) -> None:
-        with far:
-            while data := far.recv(65536):
-                if number in self.held:
-                    self.answered.set()
-                with contextlib.suppress(OSError):  # nobody may be listening any more
-                    near.sendall(data)
 
 
 @pytest.fixture

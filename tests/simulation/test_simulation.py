@@ -207,7 +207,7 @@ BREAKS = {
     "an invalidation that was not delivered is forgotten": Break(
         "fast_cache.backends.redis.breaker.Breaker", "owe", lambda _: _nothing, "law 1"
     ),
-    "entries outlive a clear": Break("fast_cache.backends.redis.store", "_opened", _any_generation, "law 1"),
+    "entries outlive a clear": Break("fast_cache.backends.redis.store", "opened", _any_generation, "law 1"),
     "a write that was fenced off is not undone": Break(
         "fast_cache.backends.ten_methods.TenMethodStore", "_undo", _undone_in_name, "law 1"
     ),
@@ -229,7 +229,7 @@ BREAKS = {
     ),
     "a flight that has ended is still there": Break(FLIGHTS, "_remove", lambda _: _nothing, "law 6"),
     "an invalidation of tags leaves the loads in flight alone": Break(FLIGHTS, "lose", lambda _: _nothing, "law 1"),
-    "entries outlive their tags": Break(STORE, "_living", lambda _: _as_it_was, "law 1"),
+    "entries outlive their tags": Break(STORE, "living", lambda _: _as_it_was, "law 1"),
     "a tag that was added while loading always stood": Break(STORE, "_stood", lambda _: _certainly, "law 1"),
     "an owed invalidation of tags is delivered to nobody": Break(
         "fast_cache.backends.redis.layout.Layout", "forget_tags", lambda _: lambda self, digests, epoch: [], "law 1"

@@ -285,3 +285,28 @@ def serializers() -> None:
     PickleSerializer(secret="a secret", algorithm="md5")  # type: ignore[arg-type]
     assert_type(cache.get_or_set("key", lambda: 1.0, serializer=Halves()), float)
     cache.cached(serializer="pickle")  # type: ignore[call-overload]
+
+
+async def calls(store: CacheDep, plain: CacheBackend) -> None:
+    assert_type(store.get_many("a", "b", default=0), tuple[Any, ...])
+    assert_type(await store.aget_many(["a", "b"]), tuple[Any, ...])
+    store.set_many({"a": 1}, expire="5m")
+    store.set_many([("a", 1)])  # type: ignore[arg-type]
+    assert_type(await store.adelete_many("a", "b"), int)
+    assert_type(store.incr("n", by=2, expire=60), int)
+    assert_type(await store.adecr("n"), int)
+    store.incr("n", 1.5)  # type: ignore[arg-type]
+    assert_type(store.add("a", 1), bool)
+    assert_type(await store.aexpire("a", "5m"), bool)
+    store.expire("a")  # type: ignore[call-arg]
+    assert_type(store.touch("a"), bool)
+    assert_type(store.ttl("a"), float | None)
+    assert_type(await store.aping(), bool)
+    assert_type(list(store.scan("user:")), list[str])
+    assert_type([key async for key in store.ascan("user:")], list[str])
+    assert_type(store.delete_match("user:"), int)
+    with plain.lock("a", expire="30s", wait=0) as lock:
+        assert_type(lock.token, int)
+        lock.extend("1m")
+    async with plain.alock("a", wait=None) as lock:
+        await lock.aextend()

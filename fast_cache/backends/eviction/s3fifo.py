@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 from fast_cache.backends.eviction.queues import Queues
 from fast_cache.backends.eviction.ring import Ring, unlink
-from fast_cache.entry import NEVER, Age, AgedEntry, Entry, Shelf, Tag, TaggedEntry, WeighedEntry
+from fast_cache.entry import NEVER, Age, AgedEntry, Entry, MeasuredEntry, Shelf, Tag, TaggedEntry
 
 _SWEEP_LEAST, _SWEEP_MOST = 16, 256
 """How many expired entries one change reclaims in each of the two queues: twice as many as the last one as long as
@@ -102,6 +102,7 @@ class S3FIFO:
         weight: float = 1,
         age: Age | None = None,
         tags: tuple[Tag, ...] = (),
+        lifetime: float | None = None,
     ) -> Entry:
         """Store ``value`` on ``shelf`` under ``key`` until ``expires``, a time of the clock; return the entry.
 
@@ -110,9 +111,10 @@ class S3FIFO:
                 entry returned is retired, and an older one of the key is gone.
             age: where ``expires`` is not the end: when the entry is of no use any more.
             tags: with which of them it ends.
+            lifetime: how long it is to live, in seconds, for those who want it to begin anew. Nobody does without it.
         """
         self.reclaim()
-        entry = self._new_entry(shelf, key, value, expires, weight, age, tags)
+        entry = self._new_entry(shelf, key, value, expires, weight, age, tags, lifetime)
         old = shelf.table.get(key)
         if self.max_weight is not None and entry.weight > self.max_weight:
             if old is not None:
@@ -133,6 +135,26 @@ class S3FIFO:
         alive = not entry.is_over(self._clock())
         self._drop(entry, Cause.DELETED if alive else Cause.EXPIRED)
         return alive
+
+    def renew(self, entry: Entry, lifetime: float) -> None:
+        """Let an entry live for ``lifetime`` from now; what it may be beyond that, and when it is due, moves along."""
+        if type(entry) is Entry and entry.expires == NEVER:
+            endless = MeasuredEntry(entry.shelf, entry.key, entry.value, entry.expires)
+            endless.lifetime, endless.weight = NEVER, entry.weight
+            self._replace(entry, endless)
+            entry = endless
+        end = self._clock() + lifetime
+        self._mortal = self._mortal or lifetime < NEVER
+        age = entry.age if isinstance(entry, AgedEntry) else None
+        if age is None or age.fresh_until == NEVER:
+            ahead = stale = 0.0
+        else:
+            ahead, stale = age.fresh_until - entry.expires, age.stale_until - age.fresh_until
+        if age is not None:
+            assert isinstance(entry, AgedEntry)
+            entry.age = age._replace(fresh_until=end, stale_until=end + stale)
+        if age is None or age.hits is None:  # else each reader decides
+            entry.expires = end - ahead
 
     def clear(self) -> None:
         """Remove everything, at once: readers see empty tables. The memory is freed by the changes that follow."""
@@ -165,23 +187,31 @@ class S3FIFO:
         weight: float,
         age: Age | None,
         tags: tuple[Tag, ...],
+        lifetime: float | None,
     ) -> Entry:
         if expires < NEVER or tags:
             self._mortal = True
-        if self.max_weight is None and age is None and not tags:
+        if lifetime is None or expires == NEVER:
+            usual = True
+        else:
+            if shelf.lifetime == NEVER:
+                shelf.lifetime = lifetime
+            usual = lifetime == shelf.lifetime < NEVER
+        if self.max_weight is None and age is None and not tags and usual:
             return Entry(shelf, key, value, expires)
         if not weight >= 0:  # also true for NaN
             raise ValueError(f"the weight of an entry must not be below 0, got {weight!r}")
-        entry: WeighedEntry
+        entry: MeasuredEntry
         if tags:
             entry = TaggedEntry(shelf, key, value, expires)
             entry.age, entry.tags = age, tags
         elif age is None:
-            entry = WeighedEntry(shelf, key, value, expires)
+            entry = MeasuredEntry(shelf, key, value, expires)
         else:
             entry = AgedEntry(shelf, key, value, expires)
             entry.age = age
         entry.weight = weight
+        entry.lifetime = NEVER if lifetime is None else lifetime
         return entry
 
     def _insert(self, entry: Entry) -> None:

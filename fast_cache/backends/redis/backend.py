@@ -1,7 +1,8 @@
 """Redis, for values that several processes share.
 
 The ten methods here, and the engine through the store, run the same coroutines over the same link. Redis being away
-never raises: reads find nothing, writes are dropped, invalidations are kept and delivered first on its return.
+never raises: reads find nothing, writes are dropped, invalidations are kept and delivered first on its return. The
+calls beyond the ten stand in ``calls``; those whose answer would be a lie without Redis raise.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any, Final, TypeVar
 
 from fast_cache.backends.base import CacheBackend
 from fast_cache.backends.keyspace import check_key, check_namespace
+from fast_cache.backends.redis.calls import RedisCalls
+from fast_cache.backends.redis.changes import Changes
 from fast_cache.backends.redis.cluster import Cluster
 from fast_cache.backends.redis.cluster_link import ClusterLink
 from fast_cache.backends.redis.invalidations import Invalidations
@@ -19,6 +22,7 @@ from fast_cache.backends.redis.layout import Layout
 from fast_cache.backends.redis.link import Link
 from fast_cache.backends.redis.store import RedisStore
 from fast_cache.backends.redis.target import target_of
+from fast_cache.backends.steps import CallSteps
 from fast_cache.backends.store import Store
 from fast_cache.counts import count, optional_count
 from fast_cache.durations import Duration, optional_seconds, seconds
@@ -147,24 +151,27 @@ class RedisBackend(CacheBackend):
             compress_above,
             codec,
         )
+        # Twice: what was sent over a connection that breaks is sent again over another one.
+        changes = Changes(layout, max(1, round(longest_load * 1000)), round(2000 * (silence + connecting)) + 1000)
+        self._calls = RedisCalls(self, self._store, self._link, layout, changes, longest)
 
     def get(self, key: str, default: Any = None) -> Any:
-        return run_blocking(self._get(BLOCKING, key, default))
+        return run_blocking(self.get_step(BLOCKING, key, default))
 
     async def aget(self, key: str, default: Any = None) -> Any:
-        return await self._get(ASYNCIO, key, default)
+        return await self.get_step(ASYNCIO, key, default)
 
     def set(self, key: str, value: Any, expire: Duration | None = None) -> None:
-        run_blocking(self._set(BLOCKING, key, value, expire))
+        run_blocking(self.set_step(BLOCKING, key, value, expire))
 
     async def aset(self, key: str, value: Any, expire: Duration | None = None) -> None:
-        await self._set(ASYNCIO, key, value, expire)
+        await self.set_step(ASYNCIO, key, value, expire)
 
     def delete(self, key: str) -> bool:
-        return run_blocking(self._delete(BLOCKING, key))
+        return run_blocking(self.delete_step(BLOCKING, key))
 
     async def adelete(self, key: str) -> bool:
-        return await self._delete(ASYNCIO, key)
+        return await self.delete_step(ASYNCIO, key)
 
     def clear(self) -> None:
         run_blocking(self._clear(BLOCKING))
@@ -190,7 +197,12 @@ class RedisBackend(CacheBackend):
     def engine_store(self) -> Store:
         return self._store
 
-    async def _get(self, port: Port, key: str, default: Any) -> Any:
+    def engine_calls(self) -> CallSteps:
+        return self._calls
+
+    # The steps of the ten methods that are taken for many keys at once too.
+
+    async def get_step(self, port: Port, key: str, default: Any) -> Any:
         store = self._store
         value: Any = MISSING
         try:
@@ -205,11 +217,11 @@ class RedisBackend(CacheBackend):
         store.direct.hit()
         return value
 
-    async def _set(self, port: Port, key: str, value: Any, expire: Duration | None) -> None:
+    async def set_step(self, port: Port, key: str, value: Any, expire: Duration | None) -> None:
         lifetime = optional_seconds(expire, option="expire")
         await self._or_else(None, self._store.put, port, check_key(key), value, lifetime)
 
-    async def _delete(self, port: Port, key: str) -> bool:
+    async def delete_step(self, port: Port, key: str) -> bool:
         return await self._or_else(False, self._store.delete, port, check_key(key))
 
     async def _clear(self, port: Port) -> None:

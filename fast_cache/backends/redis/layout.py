@@ -5,6 +5,10 @@
     ns:l:{key}   the lease: a random token of the one process that may load; it is short, and extended meanwhile
     ns:w:{key}   the wake-up: a stream with one entry, there for a moment after a lease was released
     ns:h:{key}   how often the value was found, where a function counts that; it ends with the value
+    ns:n:{key}   what became of the last changes in place, by their tokens: there for a moment, see ``changes``
+    ns:k:{key}   a lock that somebody holds by name, see ``locks``
+    ns:u:{key}   its wake-up, as for a lease
+    ns:s:{key}   the fencing token that was given last with it
     ns:g:        the generation of the namespace: a random token that every envelope repeats; it has no lifetime
     ns:t:{tag}   the generation of a tag, by its digest: repeated by the envelopes of what has it, and living longer
     ns:q:        the last number that was given to an invalidation of tags, and the digests of those that came last
@@ -178,6 +182,8 @@ class Layout:
         self._counter_prefix = f"{prefix}:h:{{"
         self._lease_prefix = f"{prefix}:l:{{"
         self._wake_prefix = f"{prefix}:w:{{"
+        self._changes_prefix = f"{prefix}:n:{{"
+        self._lock_prefixes = (f"{prefix}:k:{{", f"{prefix}:u:{{", f"{prefix}:s:{{")
         self._generation = f"{prefix}:g:".encode()
         self._tag_prefix = f"{prefix}:t:"
         self._sequence = f"{prefix}:q:".encode()
@@ -202,6 +208,35 @@ class Layout:
 
     def wake_key(self, key: str) -> bytes:
         return f"{self._wake_prefix}{_within_braces(key)}}}".encode()
+
+    def changes_key(self, key: str) -> bytes:
+        return f"{self._changes_prefix}{_within_braces(key)}}}".encode()
+
+    def lock_keys(self, key: str) -> tuple[bytes, bytes, bytes]:
+        """The lock, its wake-up, its last token."""
+        within = _within_braces(key)
+        lock, wake, last = (f"{prefix}{within}}}".encode() for prefix in self._lock_prefixes)
+        return lock, wake, last
+
+    def value_pattern(self, prefix: str) -> bytes:
+        """What SCAN is to match: the names of values whose keys begin with ``prefix``."""
+        return _plain(f"{self._value_prefix}{_within_braces(prefix)}") + b"*"
+
+    def fence_pattern(self, prefix: str) -> bytes:
+        """The same for fences: of keys that are being loaded."""
+        return _plain(f"{self._fence_prefix}{_within_braces(prefix)}") + b"*"
+
+    def key_of(self, name: bytes) -> str | None:
+        """The key of a value or a fence, by its name; ``None`` if it is none of ours."""
+        try:
+            text = name.decode()
+        except UnicodeDecodeError:
+            return None
+        for prefix in (self._value_prefix, self._fence_prefix):
+            if text.startswith(prefix) and text.endswith("}"):
+                key = text[len(prefix) : -1].replace("%7D", "}").replace("%25", "%")
+                return key if key and name in (self.value_key(key), self.fence_key(key)) else None
+        return None
 
     def tag_key(self, digest: bytes) -> bytes:
         return f"{self._tag_prefix}{digest.hex()}".encode()
@@ -349,8 +384,24 @@ class Layout:
         """Reply: OK."""
         return [("SET", self._generation, new)]
 
+    def generation(self) -> list[Command]:
+        """Reply: the generation, or nil."""
+        return [("GET", self._generation)]
+
+    def unlink(self, key: str) -> list[Command]:
+        """Like :meth:`delete`, and the server frees the memory behind its callers' backs."""
+        return [
+            ("UNLINK", self.fence_key(key), self.counter_key(key), self.lease_key(key)),
+            ("UNLINK", self.value_key(key)),
+        ]
+
     def _names(self, key: str) -> tuple[bytes, bytes, bytes]:
         return self.fence_key(key), self.value_key(key), self.counter_key(key)
+
+
+def _plain(text: str) -> bytes:
+    """A pattern that matches nothing but ``text``."""
+    return "".join(f"\\{char}" if char in "*?[]\\" else char for char in text).encode()
 
 
 def _first(epoch: bytes) -> bytes:

@@ -101,6 +101,16 @@ class Link:
         """
         return port.send(self._exchange, packet)
 
+    async def servers(self, port: Port) -> Sequence[Where]:
+        """Those who have a part of the keys each."""
+        return (None,)
+
+    async def exchange_with(self, port: Port, where: Where, packet: Packet) -> list[Reply]:
+        """The same with one of :meth:`servers`, and not with others in one packet."""
+        if self._breaker.is_open or self._invalidations.pending:
+            await self._ready(port)
+        return await port.do(self._fleet.by_thread, self._fleet.by_task, packet, where)
+
     async def wait(self, port: Port, packet: Packet, seconds: float) -> list[Reply] | None:
         """Send ``packet``, which the server may answer only after ``seconds``, over a connection for such.
 

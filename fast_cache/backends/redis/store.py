@@ -40,6 +40,7 @@ from fast_cache.serializers import (
     Stored,
     codec_for,
     decode_stored,
+    decoder_of,
     encode_stored,
     holds_value,
     name_digest,
@@ -141,17 +142,18 @@ class RedisStore(Store):
         """What was read, whatever it is."""
         left = replies.pop(0) if terms.soft else None
         known = dict(zip(digests, replies[len(replies) - len(digests) :], strict=True))
-        stored = await self._living(port, self._opened(key, *replies[:2]), known)
+        stored = await self.living(port, self.entry(key, *replies[:2]), known)
         if stored is not None and stored.stale and not terms.soft:
             # written by somebody who serves what is stale
             return await self.read(port, key, terms._replace(soft=True))
         found = self._found(stored, terms, left)
-        return found._replace(hits=_expect_int(replies[2])) if terms.counts and found is not MISSING else found
+        return found._replace(hits=expect_int(replies[2])) if terms.counts and found is not MISSING else found
 
     async def has(self, port: Port, key: str) -> bool:
         left, data, generation = await self._link.exchange(port, self._layout.left(key) + self._layout.read(key))
-        stored = await self._living(port, self._opened(key, data, generation), {})
-        if stored is None or not holds_value(stored, self._by_hand(stored), self._limits):
+        stored = await self.living(port, self.entry(key, data, generation), {})
+        codec = None if stored is None else self.codec_by_hand(stored.codec)
+        if stored is None or codec is None or not holds_value(stored, codec, self._limits):
             return False
         return _fresh_for(stored, left) > 0
 
@@ -195,7 +197,7 @@ class RedisStore(Store):
         if isinstance(woken, Exception):
             await self._link.pause(port, within)  # forbidden, or something else lies there: look now and then
         known = dict(zip(digests, replies[2:], strict=True))
-        stored = await self._living(port, self._opened(key, *replies[:2]), known)
+        stored = await self.living(port, self.entry(key, *replies[:2]), known)
         return MISSING if stored is not None and stored.stale and not terms.soft else self._found(stored, terms, left)
 
     async def release(self, port: Port, flight: Flight) -> None:
@@ -242,18 +244,18 @@ class RedisStore(Store):
             else:
                 _expect_ok([announced])
         tags = dict(zip(_digests(terms), tokens[2::3], strict=True))
-        stored = None if replace else await self._living(port, self._opened(key, data, generation), tags)
+        stored = None if replace else await self.living(port, self.entry(key, data, generation), tags)
         found = self._found(stored, terms, left) if stored is not None and (terms.soft or not stored.stale) else MISSING
         if not _is_fence(fence):
             if found is not MISSING and found.fresh_for > 0:
                 return found, None
             fence = new_token()
             _expect_ok(await self._link.exchange(port, self._layout.repair_fence(key, fence)))
-        if damaged := [digest for digest, token in tags.items() if not _is_token(token)]:
+        if damaged := [digest for digest, token in tags.items() if not is_token(token)]:
             tags |= await self._repaired(port, damaged)
-        return found, Ticket(fence, await self._usable(port, generation), tags, number)
+        return found, Ticket(fence, await self.usable(port, generation), tags, number)
 
-    async def _living(self, port: Port, stored: Stored | None, known: Mapping[bytes, Reply]) -> Stored | None:
+    async def living(self, port: Port, stored: Stored | None, known: Mapping[bytes, Reply]) -> Stored | None:
         """The entry, if none of its tags was invalidated, and it has those whose generations are ``known``."""
         if stored is None or not (stored.tags or known):
             return stored
@@ -283,14 +285,14 @@ class RedisStore(Store):
             replies = await self._link.exchange(port, capture)
             (number,) = await self._link.exchange(port, self._layout.last_number())
         tokens = dict(zip(late, replies[2::3], strict=True))
-        if damaged := [digest for digest, token in tokens.items() if not _is_token(token)]:
+        if damaged := [digest for digest, token in tokens.items() if not is_token(token)]:
             await self._repaired(port, damaged)
             return None  # whatever it said is lost
         return {**ticket.tags, **tokens} if await self._stood(port, late, ticket.number, number) else None
 
     async def _stood(self, port: Port, digests: Sequence[bytes], before: Reply, now: Reply) -> bool:
         """Whether none of these tags was invalidated between two looks at the last number, as far as can be told."""
-        if not (_is_token(before) and _is_token(now)):
+        if not (is_token(before) and is_token(now)):
             return False  # it was lost, and with it what was invalidated
         if before == now:
             return True
@@ -308,7 +310,7 @@ class RedisStore(Store):
         if generations is None:
             return False
         codec = terms.encoder(self.serializer)
-        data, lifetime_ms = self._encode(key, value, codec, life, ticket.generation, generations)
+        data, lifetime_ms = self.encode(key, value, codec, life, ticket.generation, generations)
         if flight.moved or not flight.lost.isdisjoint(terms.tags):
             return False
         commands = self._layout.write(key, ticket.fence, data, lifetime_ms) + self._layout.read_tags(generations)
@@ -323,7 +325,12 @@ class RedisStore(Store):
         self._let_go(flight)
         # Of a generation that has passed, the entry is dead already; the load counts as fenced off like any other.
         stands = generation == ticket.generation and tokens[: len(generations)] == list(generations.values())
-        return _expect_int(stored) == 1 and stands
+        return expect_int(stored) == 1 and stands
+
+    @property
+    def codec(self) -> Codec:
+        """Makes bytes of what is stored by hand."""
+        return codec_for() if self.serializer is None else self.serializer
 
     async def put(self, port: Port, key: str, value: Any, expire: float | None) -> None:
         """Store ``value`` whatever is in flight; undelivered, it counts as an invalidation of what was there.
@@ -331,9 +338,8 @@ class RedisStore(Store):
         Raises:
             EncodeError: the value can't be stored; what was stored under the key is gone.
         """
-        codec = codec_for() if self.serializer is None else self.serializer
         try:
-            payload = payload_of(key, value, codec, self._limits)
+            payload = payload_of(key, value, self.codec, self._limits)
         except EncodeError:  # the caller's error, also while Redis is away
             with suppress(BackendError):  # then it is owed
                 await self.delete(port, key)
@@ -354,21 +360,21 @@ class RedisStore(Store):
                 _expect_ok(await self._link.exchange(port, self._layout.announce_anew(key, token)))
             if generation is None:
                 _, generation = await self._link.exchange(port, self._layout.read_generation(new_token()))
-            data = seal(key, payload, lifetime, await self._usable(port, generation))
+            data = seal(key, payload, lifetime, await self.usable(port, generation))
             lifetime_ms = max(1, round(lifetime * 1000))
             (stored,) = await self._link.exchange(port, self._layout.put(key, token, data, lifetime_ms))
-            if _expect_int(stored) == _ANOTHER_FENCE:
+            if expect_int(stored) == _ANOTHER_FENCE:
                 # If ours was lost, what was to be replaced is still there. Without it this is a miss, which is safe.
                 _expect_ok(await self._link.exchange(port, self._layout.delete(key)))
                 return
-            if _expect_int(stored) != 0:
+            if expect_int(stored) != 0:
                 return
             # Somebody else loaded or deleted. Or the fence was evicted, and the old value is still there: once more.
         raise BackendError("Redis loses fences before a value is stored; raise max_load_time or its memory")
 
-    async def _usable(self, port: Port, generation: Reply) -> bytes:
+    async def usable(self, port: Port, generation: Reply) -> bytes:
         """The generation, or a new one in the place of something that is none."""
-        if isinstance(generation, bytes) and _is_token(generation):
+        if isinstance(generation, bytes) and is_token(generation):
             return generation
         if isinstance(generation, Exception) and not str(generation).startswith("WRONGTYPE"):
             raise refused(generation)  # there may well be one that others use
@@ -395,7 +401,7 @@ class RedisStore(Store):
     async def delete(self, port: Port, key: str) -> bool:
         self.flights.invalidate(key)
         (_, removed) = await self._invalidate(port, key, self._layout.delete(key))
-        return _expect_int(removed) > 0
+        return expect_int(removed) > 0
 
     async def clear(self, port: Port) -> None:
         self.flights.invalidate_all()
@@ -409,7 +415,7 @@ class RedisStore(Store):
         async def tell() -> None:
             nonlocal confirmed
             (number,) = await self._link.exchange(port, self._layout.next_number(digests, new_epoch()))
-            if not _is_token(number):
+            if not is_token(number):
                 raise refused(number)
             _expect_ok(await self._link.exchange(port, self._layout.set_tags(digests, number)))
             confirmed = True
@@ -433,7 +439,7 @@ class RedisStore(Store):
 
         return await port.finish(tell(), at_end=lambda: (self._link.confirm if confirmed else self._link.owe)(key))
 
-    def _encode(
+    def encode(
         self,
         key: str,
         value: Any,
@@ -457,17 +463,24 @@ class RedisStore(Store):
         )
         return data, max(1, round((fresh + stale) * 1000))
 
-    def _opened(self, key: str, data: Reply, generation: Reply) -> Stored | None:
+    def entry(self, key: str, data: Reply, generation: Reply) -> Stored | None:
         """The entry, if it is not too large, and one of ``key`` and of the living generation."""
         if isinstance(data, bytes) and len(data) > self._limits.largest:
             return None
-        return _opened(key, data, generation)
+        return opened(key, data, generation)
+
+    def value_of(self, stored: Stored | None) -> Any:
+        """What an entry holds, for those who know nothing but its key; ``MISSING`` if that can't be read."""
+        found = self._found(stored, BY_HAND, None)
+        return found.value if isinstance(found, Found) else MISSING
 
     def _found(self, stored: Stored | None, terms: Terms, left: Reply) -> Found | MissingType:
         """What an entry holds; ``left`` is the server's word of how long it has left, where that was asked for."""
         if stored is None:
             return MISSING
-        codec = self._by_hand(stored) if terms.codec is None else terms.codec(self.serializer)
+        codec = self.codec_by_hand(stored.codec) if terms.codec is None else terms.codec(self.serializer)
+        if codec is None:
+            return MISSING
         try:
             value = decode_stored(stored, codec, self._limits)
         except DecodeError:
@@ -475,18 +488,20 @@ class RedisStore(Store):
         fresh_for = NEVER if left is None else _fresh_for(stored, left)
         return Found(value, fresh_for, stored.lifetime - stored.stale, stored.load)
 
-    def _by_hand(self, stored: Stored) -> Codec | None:
-        """The codec for those who know no function; ``None`` for the one that wrote the entry.
+    def codec_by_hand(self, fingerprint: bytes) -> Codec | None:
+        """The codec that reads an entry for those who know no function, if it may be read by one.
 
         With a serializer of the store's own it must be that: whoever configures a signature wants nothing else.
         """
-        raising = self._raising
-        return raising if raising is not None and stored.codec == raising.fingerprint else self.serializer
+        if self.serializer is None:
+            return decoder_of(fingerprint)
+        ours = (self.serializer, self._raising)
+        return next((codec for codec in ours if codec is not None and codec.fingerprint == fingerprint), None)
 
 
 def _fresh_for(stored: Stored, left: Reply) -> float:
     """For how many seconds an entry is still fresh, by what is left of its lifetime in milliseconds."""
-    milliseconds: float = _expect_int(left)
+    milliseconds: float = expect_int(left)
     if milliseconds < 0:
         return -NEVER
     if stored.lifetime:
@@ -495,9 +510,9 @@ def _fresh_for(stored: Stored, left: Reply) -> float:
     return milliseconds / 1000 - stored.stale if stored.stale else max(milliseconds, 1) / 1000
 
 
-def _opened(key: str, data: Reply, generation: Reply) -> Stored | None:
+def opened(key: str, data: Reply, generation: Reply) -> Stored | None:
     """The entry, if the bytes are one of ``key`` and of the living generation."""
-    if not isinstance(data, bytes) or not _is_token(generation):
+    if not isinstance(data, bytes) or not is_token(generation):
         return None
     try:
         stored = unpack_stored(key, data)
@@ -510,7 +525,7 @@ def _digests(terms: Terms) -> list[bytes]:
     return [name_digest(tag) for tag in terms.tags]
 
 
-def _is_token(reply: Reply) -> bool:
+def is_token(reply: Reply) -> bool:
     return isinstance(reply, bytes) and len(reply) == TOKEN_LENGTH
 
 
@@ -518,7 +533,7 @@ def _is_fence(reply: Reply) -> bool:
     return isinstance(reply, bytes) and len(reply) > 0 and len(reply) % TOKEN_LENGTH == 0
 
 
-def _expect_int(reply: Reply) -> int:
+def expect_int(reply: Reply) -> int:
     if isinstance(reply, int):
         return reply
     raise refused(reply)
