@@ -200,6 +200,7 @@ class ClusterLink(Link):
 
             if self._invalidations.pending:
                 await self._deliver(talk)
+            await talk(self._waiting())
         finally:
             for connection in connections.values():
                 await discard(port, connection)

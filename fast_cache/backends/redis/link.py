@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from time import sleep
+from time import monotonic, sleep
 from typing import Any, ClassVar, Final
 from weakref import WeakSet
 
@@ -32,6 +34,9 @@ from redis.exceptions import ResponseError
 
 _BETWEEN_LOOKS: Final = (0.05, 0.25)
 """Seconds: how often those look who find no connection to wait on."""
+
+_POSTPONED: Final = 1024
+"""Commands; of more, the oldest are forgotten."""
 
 AWAY: Final = ("LOADING", "MASTERDOWN", "CLUSTERDOWN")
 """How the errors begin by which a server says that it can't serve anybody just now."""
@@ -60,6 +65,7 @@ class Link:
         self._prober = Prober(self._breaker, self._probe)
         self._fleet = Fleet(self._open, self, silence=silence, keep=keep, most=most, merges=self.ordered)
         self._identities: dict[Where, bytes | None] = {}
+        self._postponed: deque[tuple[Command, float]] = deque(maxlen=_POSTPONED)
         _links.add(self)
 
     @property
@@ -90,6 +96,10 @@ class Link:
     def confirm(self, name: Name) -> None:
         """The server has confirmed that ``name`` is invalidated."""
         self._invalidations.confirm(name)
+
+    def postpone(self, command: Command, until: float) -> None:
+        """Send ``command`` when the server is back, if that is before ``until``; nobody waits for the reply."""
+        self._postponed.append((command, until))
 
     def exchange(self, port: Port, packet: Packet) -> Awaitable[list[Reply]]:
         """Send ``packet`` and return one reply per command.
@@ -210,11 +220,19 @@ class Link:
                 raise BackendUnavailable("Redis refuses the invalidations it is owed")
         self._invalidations.delivered(owed)
 
+    def _waiting(self) -> list[Command]:
+        """What was postponed, and is still to be sent."""
+        waiting = []
+        with suppress(IndexError):
+            while True:
+                waiting.append(self._postponed.popleft())
+        return [command for command, until in waiting if until > monotonic()]
+
     async def _probe(self, port: Port) -> None:
         """Find out whether the server is back, and tell it what it is owed."""
         connection = await self._open(port)
         try:
-            (reply,) = await converse(port, connection, [("PING",)])
+            (reply, *_) = await converse(port, connection, [("PING",), *self._waiting()])
             if isinstance(reply, ResponseError):
                 raise BackendUnavailable("Redis refuses a PING")
         finally:

@@ -9,6 +9,7 @@ back by more than the time since. Whoever waits does so on the wake-up stream, a
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Final
 
 from fast_cache.backends.locks import Locks, Taken
@@ -62,6 +63,10 @@ return 1
 """
 
 
+_LONGEST: Final = 86_400.0
+"""Seconds after which a lock that could not be released is left to its lifetime."""
+
+
 class RedisLocks(Locks):
     """The locks of one namespace."""
 
@@ -89,7 +94,12 @@ class RedisLocks(Locks):
 
     async def release(self, port: Port, key: str, holder: bytes) -> bool:
         lock, wake, _ = self._layout.lock_keys(key)
-        return bool(await self._ask(port, ("EVAL", _RELEASE, 2, lock, wake, holder, _WAKE_MS)))
+        command: Command = ("EVAL", _RELEASE, 2, lock, wake, holder, _WAKE_MS)
+        try:
+            return bool(await self._ask(port, command))
+        except BackendError:
+            self._link.postpone(command, monotonic() + _LONGEST)
+            raise
 
     async def _ask(self, port: Port, command: Command) -> Reply:
         try:
