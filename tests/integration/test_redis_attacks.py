@@ -23,7 +23,7 @@ from fast_cache import RedisBackend
 from fast_cache.backends.redis.layout import Layout
 from fast_cache.backends.redis.link import new_token
 from fast_cache.backends.redis.pool import Pool
-from fast_cache.errors import BackendError, BackendUnavailable, ConfigurationError, EncodeError
+from fast_cache.errors import BackendError, BackendUnavailable, EncodeError
 from fast_cache.ports import ASYNCIO, BLOCKING, run_blocking
 from tests.support.redis_server import RedisServer
 from tests.support.way import Way
@@ -362,25 +362,6 @@ def test_a_restart_between_two_calls_is_no_outage(own_redis: RedisServer, kind: 
         asyncio.run(main())
     assert failures(backend) == 0
     assert not is_open(backend)
-
-
-@pytest.mark.parametrize("kind", ["blocking", "suspending"])
-def test_the_timeout_holds_also_with_a_client_of_the_users(own_redis: RedisServer, kind: str) -> None:
-    url = own_redis.url
-    client: Any = redis.Redis.from_url(url) if kind == "blocking" else redis.asyncio.Redis.from_url(url)
-    backend = RedisBackend(client, timeout=0.2, connect_timeout=0.3)
-    link = link_of(backend)
-    for make in (link._target.blocking_connection, link._target.suspending_connection):
-        connection = make()
-        assert (connection.socket_timeout, connection.socket_connect_timeout) == (0.2, 0.3)
-        assert connection.retry.get_retries() == 0
-
-
-def test_a_client_of_a_kind_of_its_own_needs_its_like() -> None:
-    sentinel: Any = redis.sentinel.Sentinel
-    client = sentinel([("127.0.0.1", 1)]).master_for("shop")
-    with pytest.raises(ConfigurationError, match="async_client"):
-        RedisBackend(client)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

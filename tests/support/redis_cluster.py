@@ -16,6 +16,7 @@ import redis
 from redis.crc import key_slot
 
 from tests.support.redis_server import RedisServer, RedisServerFailed, free_port, wait_until
+from tests.support.tls import Certificates
 
 _SLOTS: Final = 16384
 _BUS: Final = 10_000
@@ -42,9 +43,17 @@ class RedisCluster:
         node_timeout: after so many seconds a node that does not answer is taken to be away, and its replica takes
             over. Where nothing is to be broken it should be long: a busy machine is silent for moments.
         requirepass: the password of the default user, and of replicas; part of :attr:`url`.
+        certificates: speak TLS, also among themselves, at :attr:`tls_ports`. Plain ports are open too, for tests.
     """
 
-    def __init__(self, *arguments: str, node_timeout: float = 15.0, requirepass: str | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        node_timeout: float = 15.0,
+        requirepass: str | None = None,
+        certificates: Certificates | None = None,
+    ) -> None:
+        self.tls_ports = [cluster_port() for _ in range(6)] if certificates is not None else []
         arguments = (
             *("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"),
             *("--cluster-node-timeout", str(round(node_timeout * 1000))),
@@ -53,8 +62,12 @@ class RedisCluster:
             *(("--masterauth", requirepass) if requirepass else ()),
             *arguments,
         )
+        by_tls: list[list[str]] = [[]] * 6
+        if certificates is not None:
+            by_tls = [certificates.server_arguments(port, mutual=True) for port in self.tls_ports]
+            arguments = (*arguments, "--tls-cluster", "yes", "--tls-replication", "yes")
         self.nodes: list[RedisServer] = [
-            RedisServer(*arguments, requirepass=requirepass, choose_port=cluster_port) for _ in range(6)
+            RedisServer(*arguments, *more, requirepass=requirepass, choose_port=cluster_port) for more in by_tls
         ]
         """Those at 0, 1 and 2 are the masters at the start, those at 3, 4 and 5 their replicas in the same order."""
 
@@ -137,7 +150,7 @@ class RedisCluster:
         for number, node in enumerate(self.masters):
             node.command("CLUSTER", "ADDSLOTS", *range(number * share, min((number + 1) * share, _SLOTS)))
         for node in self.nodes[1:]:
-            node.command("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
+            node.command("CLUSTER", "MEET", "127.0.0.1", (self.tls_ports or [self.nodes[0].port])[0])
         await_all(self.nodes, _is_ok, "the cluster is not ok")
         await_all(self.nodes, lambda node: _acquainted(node) == 6, "the nodes don't know each other")
         for master, replica in zip(self.nodes, self.nodes[3:], strict=False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import quote
 
 import redis
@@ -13,7 +13,7 @@ from tests.support.redis_cluster import await_all, follows
 from tests.support.redis_server import RedisServer
 
 
-class _Sentinel(RedisServer):
+class Sentinel(RedisServer):
     """A redis-server that watches others, and keeps what it knows in a file."""
 
     def _command(self) -> list[str]:
@@ -54,7 +54,7 @@ class RedisSentinel:
         )
         self.servers = [RedisServer(*arguments, requirepass=requirepass) for _ in range(3)]
         """The first is the master at the start."""
-        self.sentinels: list[RedisServer] = [_Sentinel(requirepass=sentinel_pass) for _ in range(3)]
+        self.sentinels: list[RedisServer] = [Sentinel(requirepass=sentinel_pass) for _ in range(3)]
 
     @property
     def url(self) -> str:
@@ -113,16 +113,20 @@ class RedisSentinel:
         for sentinel in self.sentinels:
             with contextlib.suppress(redis.ResponseError):  # known since Redis 7.0; before, all takes a little longer
                 sentinel.command("SENTINEL", "DEBUG", "publish-period", 100, "info-period", 100)
-            sentinel.command("SENTINEL", "MONITOR", self.service, "127.0.0.1", master.port, 2)
-            settings: dict[str, int | str] = {
-                "down-after-milliseconds": round(self._down_after * 1000),
-                "failover-timeout": 10_000,
-            }
-            if self._password:
-                settings["auth-pass"] = self._password
-            for option, value in settings.items():
-                sentinel.command("SENTINEL", "SET", self.service, option, value)
+            self._let_watch(sentinel, master)
         await_all(self.sentinels, lambda asked: self._known(asked) == (2, 2), "the sentinels know too little")
+
+    def _let_watch(self, sentinel: RedisServer, master: RedisServer) -> None:
+        settings: list[tuple[str, int | str]] = [("down-after-milliseconds", round(self._down_after * 1000))]
+        settings += [("failover-timeout", 10_000)]
+        settings += [("auth-pass", self._password)] if self._password else []
+        with contextlib.closing(sentinel.client()) as client:
+            # In one packet: it must not connect before it knows the password.
+            together: Any = client.pipeline(transaction=False)
+            together.execute_command("SENTINEL", "MONITOR", self.service, "127.0.0.1", master.port, 2)
+            for option, value in settings:
+                together.execute_command("SENTINEL", "SET", self.service, option, value)
+            together.execute()
 
     def _known(self, sentinel: RedisServer) -> tuple[int, int]:
         """How many replicas and how many other sentinels one knows."""

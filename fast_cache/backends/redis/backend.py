@@ -50,16 +50,19 @@ class RedisBackend(CacheBackend):
     """A cache in Redis (6.2 or later, or Valkey), shared by every process that names the same namespace.
 
     Args:
-        redis_url: ``redis://``, ``rediss://`` or ``unix://``; or a client of yours, ``redis.Redis`` or
-            ``redis.asyncio.Redis``: where and as whom it connects is taken over. Its pool is not used, since that may
-            wait and retry for long; connections are ours, and ``timeout`` holds for them.
+        redis_url: ``redis://``, ``rediss://`` or ``unix://``; ``redis+sentinel://host1,host2/service/0`` for the master
+            that Sentinels watch, ``rediss+sentinel://`` by TLS. Or a client of yours, ``redis.Redis`` or
+            ``redis.asyncio.Redis``, also one of ``Sentinel.master_for``: where and as whom it connects is taken over.
+            Its pool is not used, since that may wait and retry for long; connections are ours, and ``timeout`` holds
+            for them.
         namespace: the first part of every key. :meth:`clear` touches nothing outside it.
         pool_size: how many connections stay open at most while nobody uses them, per event loop, and for all threads
             together. Callers share them: one carries what is small, and another one what is large.
         max_connections: how many may be open at once, and up to a quarter more, on which functions with
             ``lock="distributed"`` wait. With 1, small values wait for large ones.
         client, async_client: your clients, where both flavours are to be yours. A missing flavour is made alike,
-            except from a client with connections of its own kind, such as Sentinel's: then give both.
+            except from a client with connections of a class of your own: then give both.
+        credential_provider: a ``redis.CredentialProvider``, asked for user and password at each new connection.
         timeout: how long the server may be silent (seconds or another duration); 0.25 seconds by default.
         connect_timeout: how long connecting may take; 1 second by default.
         max_load_time: a load that takes longer than this is not stored, since its fence is gone by then; 10 minutes

@@ -101,9 +101,7 @@ def read_clients(clients: tuple[Any, ...], waits: Mapping[str, float], asking_wa
     blocking, suspending = (_connections(by_flavour, flavour, waits) for flavour in MODULES)
     asking = None
     if first.kind == "sentinel":
-        known = parameters(getattr(MODULES["blocking"], first.asking_class))
-        options = {**_carried(first.asking, known), **asking_waits}
-        makes = (standard(flavour, first.asking_class, options) for flavour in MODULES)
+        makes = (_standard(flavour, first.asking_class, first.asking, asking_waits) for flavour in MODULES)
         asking = Maker(*makes, setting="client", server="a Sentinel")
     maker = Maker(blocking, suspending, setting="client")
     return Seen(maker, first.hosts, first.service, asking, first.host, first.remap)
@@ -153,9 +151,7 @@ def _connections(clients: Mapping[str, _Client], flavour: str, waits: Mapping[st
     own = flavour in clients
     client = clients[flavour] if own else next(iter(clients.values()))
     if client.class_name is not None:
-        known = parameters(getattr(MODULES[flavour], client.class_name))
-        kwargs = {**_carried(client.kwargs, known), **waits}
-        return standard(flavour, client.class_name, kwargs)
+        return _standard(flavour, client.class_name, client.kwargs, waits)
     if own:
         ours = {**waits, "retry": no_retry(flavour), "encoding": "utf-8"}
         return partial(client.connection_class, **{**client.kwargs, **ours})
@@ -165,5 +161,7 @@ def _connections(clients: Mapping[str, _Client], flavour: str, waits: Mapping[st
     )
 
 
-def _carried(kwargs: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
-    return {name: value for name, value in kwargs.items() if name in _CARRIED_OVER & known}
+def _standard(flavour: str, class_name: str, kwargs: Mapping[str, Any], waits: Mapping[str, float]) -> partial[Any]:
+    known = parameters(getattr(MODULES[flavour], class_name))
+    carried = {name: value for name, value in kwargs.items() if name in _CARRIED_OVER & known}
+    return standard(flavour, class_name, {**carried, **waits})

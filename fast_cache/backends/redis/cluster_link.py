@@ -23,7 +23,7 @@ from fast_cache.backends.redis.cluster import Cluster
 from fast_cache.backends.redis.driver import discard
 from fast_cache.backends.redis.fleet import Where
 from fast_cache.backends.redis.lane import unavailable
-from fast_cache.backends.redis.link import AWAY, Link, converse
+from fast_cache.backends.redis.link import AWAY, Link
 from fast_cache.backends.redis.resp import Command, Reply
 from fast_cache.backends.redis.slot_map import SlotMap, slot_of
 from fast_cache.errors import BackendUnavailable
@@ -164,7 +164,7 @@ class ClusterLink(Link):
     async def _ask_for_slots(self, port: Port) -> SlotMap:
         connection, asked = await self._target.connect_where(port)
         try:
-            (reply,) = await converse(port, connection, [("CLUSTER", "SLOTS")])
+            (reply,) = await self._converse(port, connection, [("CLUSTER", "SLOTS")])
         finally:
             await discard(port, connection)
         slots = self._target.read_slots(reply, asked)
@@ -186,7 +186,7 @@ class ClusterLink(Link):
             for where in slots.masters:
                 connections[where] = connection = await self._target.connect(port, where)
                 await self._recognise(port, connection, where)
-                (reply,) = await converse(port, connection, [("PING",)])
+                (reply,) = await self._converse(port, connection, [("PING",)])
                 if isinstance(reply, ResponseError):
                     raise BackendUnavailable("a node of the Cluster refuses a PING")
 
@@ -195,7 +195,7 @@ class ClusterLink(Link):
                 replies: list[Reply] = []
                 for where, connection in connections.items():
                     theirs = [command for command in commands if _place(slots, command) == where]
-                    replies += await converse(port, connection, theirs) if theirs else ()
+                    replies += await self._converse(port, connection, theirs) if theirs else ()
                 return replies
 
             if self._invalidations.pending:

@@ -79,19 +79,14 @@ class Maker:
         Raises:
             BackendUnavailable: it could not be had; the driver's error is the cause.
         """
-        trouble: BackendUnavailable | None = None
         connection = self.made(port, address, timeout=timeout)
         try:
             await port.do(connection.connect, _heeding_cancellation(connection.connect))
-        except Exception as error:
-            trouble = self.unavailable(error)
-            trouble.__cause__ = error
-        except BaseException:
+        except BaseException as error:
             await discard(port, connection)
+            if isinstance(error, Exception):
+                raise self.unavailable(error) from error
             raise
-        if trouble is not None:
-            await discard(port, connection)
-            raise trouble
         return connection
 
     async def ask(self, port: Port, connection: Any, *words: str | int) -> Reply:
@@ -113,9 +108,8 @@ class Maker:
 
     def unavailable(self, error: Exception) -> BackendUnavailable:
         """What an error of the driver means. It is for the caller to make it the cause."""
-        if isinstance(error, BackendUnavailable):
-            return error
-        said = blame(error, tls=isinstance(self.blocking.func, type) and "SSL" in self.blocking.func.__name__)
+        made = self.blocking.func
+        said = blame(error, tls=isinstance(made, type) and issubclass(made, redis.connection.SSLConnection))
         if said is None:
             return BackendUnavailable("Redis can't be reached")
         keywords: Mapping[str, Any] = self.blocking.keywords
@@ -162,11 +156,12 @@ def blame(error: BaseException, *, tls: bool = False) -> str | None:
     text = str(error)
     if isinstance(error, ProviderFailed):
         return f"it raised {type(error.__cause__).__name__}"
-    if isinstance(error, exceptions.AuthenticationError):
+    # Errors of the driver have classes; those that a lane has read begin with the word that decides these.
+    if isinstance(error, exceptions.AuthenticationError) or text.startswith(("NOAUTH", "WRONGPASS")):
         if "Authentication required" in text:
             return "{server} asks for a password, and none is given"
         return "{server} refuses the password or the user name"
-    if isinstance(error, exceptions.NoPermissionError):
+    if isinstance(error, exceptions.NoPermissionError) or text.startswith("NOPERM"):
         command = _FORBIDDEN_COMMAND.search(text)
         what = f"run {command[1].upper()}" if command else "touch the keys of this namespace"
         return f"its user may not {what}; grant it with ACL SETUSER"
@@ -178,7 +173,7 @@ def blame(error: BaseException, *, tls: bool = False) -> str | None:
         if "cluster support disabled" in text:
             return "{server} is no node of a Redis Cluster; write it like redis://host:port"
         if "unknown command" in text and "SENTINEL" in text.upper():
-            return "{server} is no Sentinel; Sentinels usually listen on 26379"
+            return "what is named there is no Sentinel; Sentinels usually listen on 26379"
         return None
     return _blame_tls(error, files=tls)
 
@@ -209,7 +204,10 @@ async def discard(port: Port, connection: Any) -> None:
         if port is BLOCKING:
             connection.disconnect()
         else:
+            writer = getattr(connection, "_writer", None)  # the driver offers no other way to the transport
             await connection.disconnect(nowait=True)
+            if writer is not None:
+                writer.transport.abort()  # TLS would go on saying goodbye, and outlive a loop that ends now
 
 
 def no_retry(flavour: str) -> Any:

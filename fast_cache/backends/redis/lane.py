@@ -65,7 +65,7 @@ class Guard(Protocol):
 def unavailable(cause: BaseException | None = None) -> BackendUnavailable:
     """The error for one caller of many: each gets one of its own, since tracebacks grow."""
     if isinstance(cause, BackendUnavailable):
-        error = BackendUnavailable(*cause.args)
+        error = BackendUnavailable(str(cause), setting=cause.setting)
         error.__cause__ = cause.__cause__
         return error
     error = BackendUnavailable("Redis did not answer" if cause is not None else AWAY)

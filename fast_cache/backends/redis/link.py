@@ -38,7 +38,7 @@ _BETWEEN_LOOKS: Final = (0.05, 0.25)
 _POSTPONED: Final = 1024
 """Commands; of more, the oldest are forgotten."""
 
-AWAY: Final = ("LOADING", "MASTERDOWN", "CLUSTERDOWN")
+AWAY: Final = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH")
 """How the errors begin by which a server says that it can't serve anybody just now."""
 
 
@@ -198,7 +198,7 @@ class Link:
 
     async def _recognise(self, port: Port, connection: Any, where: Where) -> None:
         """Find out whether the server is another one than before: then it may lack what that one confirmed."""
-        (reply,) = await converse(port, connection, [("INFO", "server")])
+        (reply,) = await self._converse(port, connection, [("INFO", "server")])
         if self.useless([reply]):
             raise BackendUnavailable("Redis can't serve anybody yet")
         identity = _identity(reply)
@@ -208,7 +208,7 @@ class Link:
 
     async def _greet(self, port: Port, connection: Any) -> None:
         if self._invalidations.pending:
-            await self._deliver(partial(converse, port, connection))
+            await self._deliver(partial(self._converse, port, connection))
 
     async def _deliver(self, talk: Callable[[list[Command]], Awaitable[list[Reply]]]) -> None:
         """Tell the server what it is owed."""
@@ -219,6 +219,19 @@ class Link:
                 # A replica or a server that forbids it: until it can be told, nothing it holds may be believed.
                 raise BackendUnavailable("Redis refuses the invalidations it is owed")
         self._invalidations.delivered(owed)
+
+    async def _converse(self, port: Port, connection: Any, commands: Sequence[Command]) -> list[Reply]:
+        """Send over a connection of the driver's that no lane has yet, and read a reply to each command.
+
+        Raises:
+            BackendUnavailable: there was none in time.
+        """
+        send, packed = connection.send_packed_command, [pack(commands, scripts=True)]
+        try:
+            await port.do(send, send, packed)
+            return [await _one_reply(port, connection) for _ in commands]
+        except Exception as error:
+            raise self._target.unavailable(error) from error
 
     def _waiting(self) -> list[Command]:
         """What was postponed, and is still to be sent."""
@@ -232,7 +245,7 @@ class Link:
         """Find out whether the server is back, and tell it what it is owed."""
         connection = await self._open(port)
         try:
-            (reply, *_) = await converse(port, connection, [("PING",), *self._waiting()])
+            (reply, *_) = await self._converse(port, connection, [("PING",), *self._waiting()])
             if isinstance(reply, ResponseError):
                 raise BackendUnavailable("Redis refuses a PING")
         finally:
@@ -261,20 +274,6 @@ def _identity(reply: Reply) -> bytes | None:
         if line.startswith(b"run_id:"):
             return bytes(line)
     return None
-
-
-async def converse(port: Port, connection: Any, commands: Sequence[Command]) -> list[Reply]:
-    """Send over a connection of the driver's that no lane has yet, and read a reply to each command.
-
-    Raises:
-        BackendUnavailable: there was none in time.
-    """
-    send, packed = connection.send_packed_command, [pack(commands, scripts=True)]
-    try:
-        await port.do(send, send, packed)
-        return [await _one_reply(port, connection) for _ in commands]
-    except Exception as error:
-        raise unavailable(error) from error
 
 
 async def _one_reply(port: Port, connection: Any) -> Reply:

@@ -153,7 +153,7 @@ def _check_options(scheme: str, known: frozenset[str], query: str) -> None:
     if not known.issuperset(name for name, _ in parse_qsl(query, keep_blank_values=True)):
         raise ConfigurationError(
             f"redis_url has an option in its query that {scheme} does not know; it knows {', '.join(sorted(known))}"
-            + (f"; options of TLS need {scheme.replace('redis', 'rediss')}" if scheme.startswith("redis:") else "")
+            + (f"; options of TLS need {scheme.replace('redis', 'rediss')}" if _SCHEMES[scheme] == "Connection" else "")
         )
 
 
