@@ -19,6 +19,7 @@ from examples.sqlite_backend import SQLiteBackend
 from fast_cache import CacheBackend, InMemoryBackend, PickleSerializer, RedisBackend
 from fast_cache.durations import Duration, optional_seconds
 from fast_cache.testing import BackendContract
+from tests.support.redis_cluster import RedisCluster
 
 _numbers = itertools.count()
 
@@ -64,6 +65,15 @@ class TestRedisBackendThatSignsAndCompressesEverything(BackendContract):
     def make_backend(self) -> CacheBackend:
         signed = PickleSerializer(secret="a secret of 16 bytes or more")
         return RedisBackend(self.url, namespace=new_namespace(), serializer=signed, compress_above=1)
+
+
+class TestRedisBackendOverACluster(BackendContract):
+    @pytest.fixture(autouse=True)
+    def cluster(self, redis_cluster: RedisCluster) -> None:
+        self.url = redis_cluster.url
+
+    def make_backend(self) -> CacheBackend:
+        return RedisBackend(self.url, namespace=new_namespace(), timeout=5)
 
 
 class TestRedisBackendOverTheUsersClient(BackendContract):

@@ -149,7 +149,8 @@ async def test_a_provider_of_credentials_is_asked_at_each_new_connection(
     add_user(secret_server, "rotated", "another")
     provider.name, provider.password = "rotated", "another"
     secret_server.command("CLIENT", "KILL", "TYPE", "normal")
-    assert await store.get("k") == 2
+    # This user may not ask which server it is: it is taken for another one, to which what was said of late is repeated.
+    assert await store.get("k") is None
     assert sorted(provider.asked.values()) == [0, 2]
     assert store.backend.engine_store().health.failures == 0
 

@@ -90,6 +90,7 @@ class ClusterLink(Link):
                 if where is not None and (redirect := self._target.redirect(reply, where)) is not None
             }
             if not redirects:
+                await self._try_one_by_one(port, packet, replies)
                 break
             if not all(redirect.ask for redirect in redirects.values()):
                 await self._moved(port)
@@ -104,6 +105,14 @@ class ClusterLink(Link):
                     next(answers)
                 replies[index] = next(answers)
         return replies
+
+    async def _try_one_by_one(self, port: Port, packet: Packet, replies: list[Reply]) -> None:
+        """Remove keys singly that can't be removed together, because their slot is on its way to another node."""
+        for index, (command, reply) in enumerate(zip(packet, replies, strict=True)):
+            if command[0] in ("DEL", "UNLINK") and len(command) > 2 and has_error([reply], "TRYAGAIN"):
+                removed = await self._carry_anything(port, [(command[0], name) for name in command[1:]])
+                errors = [one for one in removed if isinstance(one, ResponseError)]
+                replies[index] = errors[0] if errors else sum(removed)
 
     async def _sent(self, port: Port, packet: Packet, places: Sequence[Where]) -> list[Reply]:
         """Each command to its place; the replies in the order of the commands."""
@@ -126,7 +135,9 @@ class ClusterLink(Link):
         slots = self._slots or await self._read_slots(port)
         where = _place(slots, packet[0])
         woken = await port.do(self._fleet.wait_by_thread, self._fleet.wait_by_task, packet[:1], where)
-        return None if woken is None else woken + await self._carry(port, packet[1:])
+        if woken is None or len(packet) == 1:
+            return woken
+        return woken + await self._carry(port, packet[1:])
 
     async def _moved(self, port: Port) -> None:
         """A slot is served by another node than we thought."""
