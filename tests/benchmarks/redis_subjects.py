@@ -164,8 +164,7 @@ def _redis_py(client: Any) -> Subject:
 
 
 def ours_in_cluster(url: str) -> Subject:
-    """The place where our backend learns that it is a Cluster."""
-    return ours(library("redis.asyncio").RedisCluster.from_url(url))
+    return ours(url.replace("redis://", "redis+cluster://").removesuffix("/0"))
 
 
 def ours_blocking(url: str) -> Subject:

@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tests.benchmarks.peers import library
 from tests.benchmarks.placement import in_child, one_cpu
 from tests.benchmarks.redis_delays import LARGE_READERS, LATE, PAUSE, READERS, SMALL, Delays, delays
 from tests.benchmarks.redis_rounds import MIXED, READS, WRITES, Cell, Effort, Load, Plan, Slice, measured
 from tests.benchmarks.redis_subjects import ASYNC, BLOCKING, CACHED, CLUSTER, PEERS, REDIS_PY, Contestant
 from tests.benchmarks.report import OURS, Options, Skipped, Table, duration, factor, ratio
+from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_server import RedisServer, RedisServerNotFound, find_redis_server
 
 KINDS = (READS, WRITES, MIXED)
 MEDIUM = 1024
-
-CLUSTER_URL = "REDIS_CLUSTER_URL"
-"""The environment variable that names a node of a Cluster, whose keys of this benchmark are overwritten."""
 
 NOTHING = "–"  # noqa: RUF001
 FAILS = "fails"
@@ -81,11 +77,10 @@ def run(options: Options) -> Iterator[Table]:
         yield from tables(f"Redis, sync, {place.name}", cells)
     yield beside_peers(few, effort, keys)
     yield around_large(few, quick=options.quick)
-    with cluster() as found:
-        if found is not None:
-            plan = Plan(loads_of_cluster(), effort, keys)
-            for place in few if found.processes else [Place("where it is", None)]:
-                yield from tables(f"Redis Cluster, async, {place.name}", found.measured(CLUSTER, plan, place))
+    with cluster() as site:
+        for place in few:
+            cells = site.measured(CLUSTER, Plan(loads_of_cluster(), effort, keys), place)
+            yield from tables(f"Redis Cluster of three masters, async, {place.name}", cells)
 
 
 def loads(*, quick: bool) -> list[Load]:
@@ -116,16 +111,10 @@ def server() -> Iterator[Site]:
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[Site | None]:
-    """The Cluster that the environment names, if it names one."""
-    url = os.environ.get(CLUSTER_URL)
-    if not url:
-        yield None
-        return
-    driver = library("redis.cluster")
-    with contextlib.closing(driver.RedisCluster.from_url(url)) as client:
-        nodes = [f"redis://{node.host}:{node.port}/0" for node in client.get_primaries()]
-    yield Site(url, nodes)
+def cluster() -> Iterator[Site]:
+    """A Cluster for one measurement."""
+    with RedisCluster() as started:
+        yield Site(started.masters[0].url, [node.url for node in started.masters], [node.pid for node in started.nodes])
 
 
 def tables(title: str, cells: Sequence[Cell]) -> Iterator[Table]:

@@ -351,12 +351,6 @@ def test_ratios_are_those_of_each_round_and_failures_are_named() -> None:
     ], "small values only"
 
 
-def test_without_a_cluster_in_the_environment_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(redis_throughput.CLUSTER_URL, raising=False)
-    with redis_throughput.cluster() as site:
-        assert site is None
-
-
 def test_without_a_server_the_scenario_says_what_it_needs(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -51,10 +51,10 @@ class RedisBackend(CacheBackend):
 
     Args:
         redis_url: ``redis://``, ``rediss://`` or ``unix://``; ``redis+sentinel://host1,host2/service/0`` for the master
-            that Sentinels watch, ``rediss+sentinel://`` by TLS. Or a client of yours, ``redis.Redis`` or
-            ``redis.asyncio.Redis``, also one of ``Sentinel.master_for``: where and as whom it connects is taken over.
-            Its pool is not used, since that may wait and retry for long; connections are ours, and ``timeout`` holds
-            for them.
+            that Sentinels watch; ``redis+cluster://host1,host2`` for a Cluster; both by TLS as ``rediss+…``. Or a
+            client of yours, ``redis.Redis`` or ``redis.asyncio.Redis``, one of ``Sentinel.master_for``, or a
+            ``RedisCluster``: where and as whom it connects is taken over. Its pool is not used, since that may wait and
+            retry for long; connections are ours, and ``timeout`` holds for them.
         namespace: the first part of every key. :meth:`clear` touches nothing outside it.
         pool_size: how many connections stay open at most while nobody uses them, per event loop, and for all threads
             together. Callers share them: one carries what is small, and another one what is large.
