@@ -25,8 +25,8 @@ from fastapi import FastAPI
 
 from examples.sqlite_backend import SQLiteBackend
 from fast_cache import Cache, CacheBackend, InMemoryBackend, RedisBackend
-from fast_cache.backends.redis.layout import Command, Layout
-from fast_cache.backends.redis.link import new_token
+from fast_cache.backends.redis.layout import Layout, new_token
+from fast_cache.backends.redis.resp import Command
 from fast_cache.errors import ConfigurationError, InvalidTypeError, LoadTimeout
 from fast_cache.testing import PATIENCE, Blocking, Flavour, Gate, Store, in_both_flavours, only_suspending
 from tests.support.redis_server import RedisServer
@@ -96,15 +96,11 @@ def link_of(backend: RedisBackend) -> Any:
     return backend._link
 
 
-def pools(backend: RedisBackend) -> list[Any]:
-    link = link_of(backend)
-    found = [held.pool for held in link._loops.values()]
-    return found + ([link._blocking_pool] if link._blocking_pool is not None else [])
-
-
 def blocked(backend: RedisBackend) -> int:
-    """How many callers wait on a connection for a lease."""
-    return sum(1 for pool in pools(backend) if pool.waiting._free == 0) if pools(backend) else 0
+    """How many callers wait on a lane for a lease."""
+    link = link_of(backend)
+    found = [*link._fleet._loops.values(), link._fleet._threads]
+    return sum(taken for held in found for lanes in held._lanes.values() for taken in lanes._waiting.values())
 
 
 def held(backend: RedisBackend) -> int:
@@ -147,6 +143,30 @@ async def test_of_two_processes_one_loads_and_the_other_waits(flavour: Flavour, 
     assert names(redis_url, "l") == []
     assert held(a.backend) == held(b.backend) == 0
     assert second.stats().loads == 0
+
+
+@in_both_flavours
+async def test_a_script_that_the_server_sees_for_the_first_time_does_not_undo_the_write_before_it(
+    flavour: Flavour, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, other = (Node(flavour, own_redis.url, name, lease=LONG) for name in "ab")
+    done = trips(a, monkeypatch)
+    await flavour.call(other.cached(lock="local", version=2))  # it knows how to write now, and not how to release
+    cached = a.cached()
+    a.gate = flavour.gate()
+    leading = flavour.start(cached)
+    await a.loading()
+    following = flavour.start(cached)
+    flights: Any = a.backend.engine_store().flights
+
+    async def followed() -> bool:
+        return bool(flights.is_followed(flights._table[cached.key()]))
+
+    await flavour.until(followed, "somebody follows")
+    a.gate.open()
+    assert [await leading.result(), await following.result()] == ["a1", "a1"]
+    assert a.loads == 1
+    assert done == ["exchange"] * 4, "read, capture and write; and a read of the follower, who need not look again"
 
 
 def trips(node: Node, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -641,13 +641,17 @@ async def test_cancelled_anywhere_nothing_is_left_behind(flavour: Flavour, redis
     await until(flavour, lambda: not any(len(backend._keeper) for backend, *_ in nodes), "nothing is held")
     with contextlib.closing(redis.Redis.from_url(redis_url)) as client:
         await until(flavour, lambda: not client.keys("attack:l:*"), "no lease is left")
-    pools = [held.pool for backend, *_ in nodes for held in backend._link._loops.values()]
-    connections = [(8, 2, 0)] * 3
-    await until(
-        flavour,
-        lambda: [(pool._free, pool.waiting._free, len(pool._waiting)) for pool in pools] == connections,  # type: ignore[union-attr]
-        "all connections are given back",
-    )
+    links: list[Any] = [backend._link for backend, *_ in nodes]
+    lanes = [each for link in links for held in link._fleet._loops.values() for each in held._lanes.values()]
+    assert len(lanes) == 3
+    assert all(any(each._waiting.values()) is False for each in lanes), "nobody has a lane to wait on"
+    await until(flavour, lambda: all(lane.idle for each in lanes for lane in each.all()), "no lane is busy")
+    with contextlib.closing(redis.Redis.from_url(redis_url)) as client:
+        opened = client.info("stats")["total_connections_received"]
+        for _, _, single, several in nodes:
+            await single(0)
+            await several([0, 1])
+        assert client.info("stats")["total_connections_received"] == opened, "all connections can still be used"
     assert [len(backend.engine_store().flights) for backend, *_ in nodes] == [0, 0, 0]
 
 

@@ -181,6 +181,8 @@ class History:
         self.rests: list[Rest] = []
         self.disturbances: list[Disturbance] = []
         self.crashed: dict[str, int] = {}
+        self.failovers: list[int] = []
+        """When another server took over, which lacks what was changed last."""
         self.healed: int | None = None
         """From when on whatever was owed has been delivered."""
 
@@ -264,6 +266,10 @@ class History:
         self.disturb(None, None)
         if self.told:
             self.tell(f"{process} dies")
+
+    def fail_over(self) -> None:
+        self.failovers.append(self.next())
+        self.disturb(None, None)
 
     def returned_nothing(self, key: str) -> Sequence[Load]:
         """The loads of ``key`` that returned ``None``."""

@@ -1,7 +1,8 @@
 """What must be true of every history. Each law is a function that yields what breaks it, in words.
 
 1.  After an invalidation has completed, no call that begins later returns anything older, whatever is allowed to be
-    stale. Of one that could not be delivered, only its own process knows. An invalidation of tags is one of every key
+    stale. Of one that could not be delivered, only its own process knows; also of one whose server was lost soon after,
+    until that process finds the next one. An invalidation of tags is one of every key
     whose function declares one of them, or whose loads add it; what was set by hand has none, and is served to no
     function that declares some.
 2.  Nothing is served beyond its lifetime and the windows that the options of the caller allow.
@@ -55,7 +56,7 @@ def leftovers(world: World) -> Iterator[str]:
         if len(process.store.flights):
             yield f"law 6: {process.name} has flights left: {list(process.store.flights._table)}"
         if process.link is not None and process.link.busy():
-            yield f"law 6: {process.name} never gave back {process.link.busy()} connections"
+            yield f"law 6: {process.name} still waits on {process.link.busy()} lanes"
         if process.keeper is not None and len(process.keeper):
             yield f"law 6: {process.name} holds {len(process.keeper)} leases and loads nothing"
         if isinstance(process.store, TenMethodStore) and process.store._writing:
@@ -218,8 +219,15 @@ class _Judge:
                     complete = change.ended
                 elif change.process not in self._history.crashed:
                     complete = self._history.healed
+            elif complete is not None and change.process != operation.process and self._lost(change, operation):
+                # The server that confirmed it is no more. Its own process tells the next one before it reads there.
+                complete = self._history.healed if change.process not in self._history.crashed else None
             if complete is not None and complete < operation.began:
                 yield change
+
+    def _lost(self, change: Operation, operation: Operation) -> bool:
+        """Whether another server took over between the beginning of ``change`` and the end of ``operation``."""
+        return any(change.began < number < (operation.ended or 0) for number in self._history.failovers)
 
     def _excused(self, operation: Operation, load: Load, change: Operation) -> bool:
         """Who follows a load while the store can't be asked gets its value: nobody can tell, and one load is enough."""

@@ -53,6 +53,7 @@ class Fate(enum.Enum):
     SILENCE = "the server is silent for a while"
     READ_ONLY = "the server refuses changes for a while"
     EVICTION = "the server forgets a key"
+    FAILOVER = "another server takes over, without the last changes"
 
 
 class Step(NamedTuple):
@@ -130,7 +131,7 @@ _FATES: Final = {
     Backend.TEN_METHODS: (Fate.CANCEL, Fate.CANCEL, Fate.SHUTDOWN, Fate.TIME),
     Backend.REDIS: (
         *(Fate.CANCEL, Fate.CANCEL, Fate.CANCEL, Fate.SHUTDOWN, Fate.CRASH, Fate.TIME),
-        *(Fate.SILENCE, Fate.READ_ONLY, Fate.EVICTION),
+        *(Fate.SILENCE, Fate.READ_ONLY, Fate.EVICTION, Fate.FAILOVER, Fate.FAILOVER),
     ),
 }
 

@@ -1,34 +1,24 @@
-"""A Redis of the few commands that the layout uses, and the bad network before it.
+"""A Redis of the few commands that the layout uses.
 
-A packet is on its way for a while, and so is its reply; either may be lost, and then the sender hears nothing until
-its patience ends. What was sent arrives even if the sender is cancelled or dead by then. Commands of other senders may
-come between those of a packet; a script is one command. The server may be silent, may refuse to change anything, and
-may forget. The link and the breaker before all this are the real ones, and so is the pool.
+It reads what is sent over the wire and answers in the same way. A script is one command. It may be silent, may refuse
+to change anything, and may forget a key; and another one may take its place, which lacks the last changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from random import Random
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
 from fast_cache.backends.redis import layout
-from fast_cache.backends.redis.breaker import Breaker
-from fast_cache.backends.redis.layout import EPOCH_LENGTH, TOKEN_LENGTH, Command, Layout
-from fast_cache.backends.redis.link import Link, Reply
-from fast_cache.backends.redis.pool import Pool
-from fast_cache.errors import BackendUnavailable
-from fast_cache.ports import Port
+from fast_cache.backends.redis.layout import EPOCH_LENGTH, TOKEN_LENGTH
+from fast_cache.backends.redis.resp import Command, Parser, Reply, digest_of
 from fast_cache.serializers import name_digest
 from tests.simulation.history import History
 from tests.simulation.plan import TAGS
-from tests.simulation.scheduler import Scheduler, park, sleep
-
-PATIENCE: Final = 0.5
-"""For how many seconds a client waits for the server."""
+from tests.simulation.scheduler import Scheduler
 
 _LISTED: Final = 3
 """How many of the tags that were invalidated last the server knows: fewer than a real one, so that it matters."""
@@ -36,8 +26,10 @@ _LISTED: Final = 3
 _EPOCH: Final = b"\xfe"
 """What the first half of a numbered token begins with."""
 
-_CONNECTIONS: Final = 100
-"""More than a schedule has use for: queueing is not what is examined here."""
+_LAG: Final = 1.0
+"""Seconds: what was changed longer ago, the next server has too."""
+
+_READING: Final = ("GET", "MGET", "GETRANGE", "PTTL", "XREAD", "INFO", "PING")
 
 
 class Server:
@@ -48,16 +40,28 @@ class Server:
         self._history = history
         self._data: dict[bytes, tuple[bytes, int | None]] = {}
         self._waiting: dict[bytes, list[Callable[[], None]]] = {}
+        self._known: set[bytes] = set()
+        """Scripts, by their digests."""
+        self._changes: list[tuple[float, dict[bytes, tuple[bytes, int | None] | None]]] = []
+        """What each command replaced."""
+        self._replaced: dict[bytes, tuple[bytes, int | None] | None] = {}
+        self.number = 1
+        """Which server this is."""
         self.silent = False
         self.read_only = False
         self._commands: dict[Any, Callable[..., Reply]] = {
+            "APPEND": self._append,
+            "INFO": self._info,
+            "PING": lambda: b"PONG",
             "GET": self._get,
+            "MGET": self._mget,
             "GETRANGE": self._getrange,
             "SET": self._set,
             "DEL": self._del,
             "PTTL": self._pttl,
             "PEXPIRE": self._pexpire,
             "EVAL": self._eval,
+            "EVALSHA": self._evalsha,
             "XREAD": self._xread,
         }
         self._scripts: dict[Any, Callable[..., Reply]] = {
@@ -78,13 +82,40 @@ class Server:
     def execute(self, command: Command, sender: object) -> Reply:
         """Carry out one command; an error is a reply like any other."""
         name, *arguments = command
-        if self.read_only and name not in ("GET", "GETRANGE", "PTTL", "XREAD"):
-            reply: Reply = ResponseError("READONLY You can't write against a read only replica.")
+        if name == "EVALSHA" and arguments[0] not in self._known:
+            reply: Reply = ResponseError("NOSCRIPT No matching script. Please use EVAL.")
+        elif self.read_only and name not in _READING:
+            reply = ResponseError("READONLY You can't write against a read only replica.")
         else:
             reply = self._commands[name](*arguments)
+            self._note()
         if self._history.told:
-            self._history.tell(f"redis: {_shown(command)} for {sender} -> {_brief(reply)}")
+            self._history.tell(f"redis: {shown(command)} for {sender} -> {_brief(reply)}")
         return reply
+
+    @property
+    def changes(self) -> int:
+        """How many commands have changed something, since the last server took over."""
+        return len(self._changes)
+
+    def fail_over(self, rng: Random) -> None:
+        """Another server takes the place of this one. It knows no scripts, and not what was changed last."""
+        lost = 0
+        recent = sum(when > self._scheduler.now - _LAG for when, _ in self._changes)
+        for _ in range(min(1 + rng.randrange(recent + 1), recent)):
+            _, replaced = self._changes.pop()
+            lost += 1
+            for name, before in replaced.items():
+                if before is None:
+                    self._data.pop(name, None)
+                else:
+                    self._data[name] = before
+        self._changes.clear()
+        self._known.clear()
+        self._waiting.clear()
+        self.number += 1
+        if self._history.told:
+            self._history.tell(f"redis: server {self.number} takes over, and lacks the last {lost} changes")
 
     def names(self) -> list[bytes]:
         """What is there."""
@@ -96,9 +127,34 @@ class Server:
 
     def forget(self, name: bytes) -> None:
         """Evict a key, as a full server does."""
-        self._data.pop(name, None)
+        self._change(name, None)
+        self._note()
         if self._history.told:
             self._history.tell(f"redis: {_brief(name)} is evicted")
+
+    def _change(self, name: bytes, entry: tuple[bytes, int | None] | None) -> None:
+        self._replaced.setdefault(name, self._data.get(name))
+        if entry is None:
+            self._data.pop(name, None)
+        else:
+            self._data[name] = entry
+
+    def _note(self) -> None:
+        """A command has come to its end."""
+        if self._replaced:
+            self._changes.append((self._scheduler.now, self._replaced))
+            self._replaced = {}
+
+    @property
+    def identity(self) -> bytes:
+        """The line by which it is known."""
+        return b"run_id:%d" % self.number
+
+    def _info(self, _: bytes) -> bytes:
+        return b"# Server\r\nredis_mode:standalone\r\n%b\r\n" % self.identity
+
+    def _mget(self, *names: bytes) -> list[bytes | None]:
+        return [self._get(name) for name in names]
 
     def _milliseconds(self) -> int:
         return int(self._scheduler.now * 1000)
@@ -113,18 +169,18 @@ class Server:
             return None
         return found[0]
 
-    def _getrange(self, name: bytes, first: int, last: int) -> bytes:
-        return (self._get(name) or b"")[first : last + 1]
+    def _getrange(self, name: bytes, first: bytes, last: bytes) -> bytes:
+        return (self._get(name) or b"")[int(first) : int(last) + 1]
 
     def _set(self, name: bytes, value: bytes, *options: Any) -> bytes | None:
         until: int | None = None
-        if "NX" in options and self._get(name) is not None:
+        if b"NX" in options and self._get(name) is not None:
             return None
-        if "PX" in options:
-            until = self._milliseconds() + int(options[options.index("PX") + 1])
-        if "KEEPTTL" in options and self._get(name) is not None:
+        if b"PX" in options:
+            until = self._milliseconds() + int(options[options.index(b"PX") + 1])
+        if b"KEEPTTL" in options and self._get(name) is not None:
             until = self._data[name][1]
-        self._data[name] = (value, until)
+        self._change(name, (value, until))
         if b":v:" in name:
             self._history.stored(value, None if until is None else (until - self._milliseconds()) / 1000)
         return b"OK"
@@ -132,7 +188,7 @@ class Server:
     def _del(self, *names: bytes) -> int:
         there = [name for name in names if self._get(name) is not None]
         for name in there:
-            del self._data[name]
+            self._change(name, None)
             self._lost(name)
         return len(there)
 
@@ -147,36 +203,46 @@ class Server:
         until = self._data[name][1]
         return -1 if until is None else max(0, until - self._milliseconds())
 
-    def _pexpire(self, name: bytes, milliseconds: int) -> int:
+    def _pexpire(self, name: bytes, milliseconds: bytes) -> int:
         value = self._get(name)
         if value is None:
             return 0
-        self._data[name] = (value, self._milliseconds() + milliseconds)
+        self._change(name, (value, self._milliseconds() + int(milliseconds)))
         return 1
 
-    def _xread(self, _: str, milliseconds: int, __: str, name: bytes, after: str) -> bytes | None:
-        return self._get(name)
+    def _xread(self, _: bytes, milliseconds: bytes, __: bytes, name: bytes, after: bytes) -> Reply:
+        released = self._get(name)
+        return None if released is None else [[name, [[b"1-0", [released, b"1"]]]]]
 
-    def _eval(self, script: str, count: int, *rest: Any) -> Reply:
-        return self._scripts[script](*rest)
+    def _eval(self, script: bytes, count: bytes, *rest: Any) -> Reply:
+        self._known.add(digest_of(script.decode()))
+        return self._scripts[script.decode()](*rest)
+
+    def _evalsha(self, digest: bytes, count: bytes, *rest: Any) -> Reply:
+        return self._scripts[_SCRIPTS[digest]](*rest)
 
     # The scripts, line by line.
 
     def _write_if_fenced(
-        self, fence: bytes, name: bytes, counter: bytes, token: bytes, value: bytes, milliseconds: int
+        self, fence: bytes, name: bytes, counter: bytes, token: bytes, value: bytes, milliseconds: bytes
     ) -> int:
         if self._get(fence) != token:
             return 0
-        self._set(name, value, "PX", milliseconds)
+        self._set(name, value, b"PX", milliseconds)
         self._del(fence, counter)
         return 1
 
-    def _announce(self, fence: bytes, token: bytes, milliseconds: int) -> bytes | None:
+    def _append(self, name: bytes, more: bytes) -> int:
+        there = self._get(name) or b""
+        self._set(name, there + more, b"KEEPTTL")
+        return len(there) + len(more)
+
+    def _announce(self, fence: bytes, token: bytes, milliseconds: bytes) -> bytes | None:
         announced = self._get(fence) or b""
-        return self._set(fence, announced[-1024:] + token, "PX", milliseconds)
+        return self._set(fence, announced[-1024:] + token, b"PX", milliseconds)
 
     def _put_if_announced(
-        self, fence: bytes, name: bytes, counter: bytes, token: bytes, value: bytes, milliseconds: int
+        self, fence: bytes, name: bytes, counter: bytes, token: bytes, value: bytes, milliseconds: bytes
     ) -> int:
         announced = self._get(fence) or b""
         first = announced.find(token)
@@ -184,226 +250,77 @@ class Server:
             return 0
         if first < 0:
             return -1 if announced[0] > 127 else -2
-        self._set(name, value, "PX", milliseconds)
+        self._set(name, value, b"PX", milliseconds)
         self._del(counter)
         rest = announced[first + len(token) :]
         if first > 0:
             rest = token[::-1] + rest
         if rest:
-            self._set(fence, rest, "KEEPTTL")
+            self._set(fence, rest, b"KEEPTTL")
         else:
             self._del(fence)
         return 1
 
-    def _take_lease(self, lease: bytes, wake: bytes, token: bytes, milliseconds: int) -> int:
+    def _take_lease(self, lease: bytes, wake: bytes, token: bytes, milliseconds: bytes) -> int:
         holder, left = self._get(lease), self._pttl(lease)
         if holder is not None and holder != token and left > 0:
             return left
         if holder is not None and holder != token:
             self._lost(lease)  # in the millisecond in which it ends
-        self._set(lease, token, "PX", milliseconds)
+        self._set(lease, token, b"PX", milliseconds)
         self._del(wake)
         return 0
 
-    def _extend_lease(self, lease: bytes, token: bytes, milliseconds: int) -> int:
+    def _extend_lease(self, lease: bytes, token: bytes, milliseconds: bytes) -> int:
         if self._get(lease) != token:
             return 0
         return self._pexpire(lease, milliseconds)
 
-    def _release_lease(self, lease: bytes, wake: bytes, token: bytes, milliseconds: int) -> int:
+    def _release_lease(self, lease: bytes, wake: bytes, token: bytes, milliseconds: bytes) -> int:
         holder = self._get(lease)
         if holder is not None and holder != token:
             return 0
-        self._data.pop(lease, None)
-        self._set(wake, b"released", "PX", milliseconds)
+        self._change(lease, None)
+        self._set(wake, b"released", b"PX", milliseconds)
         for woken in self._waiting.pop(wake, ()):
             self._scheduler.later(0.0, woken)
         return 1
 
-    def _next_number(self, sequence: bytes, epoch: bytes, milliseconds: int, digests: bytes) -> bytes:
+    def _next_number(self, sequence: bytes, epoch: bytes, milliseconds: bytes, digests: bytes) -> bytes:
         last, number, recent = self._get(sequence), 0, b""
         if last is not None and len(last) >= TOKEN_LENGTH and len(last) % 8 == 0:
             epoch, recent = last[:EPOCH_LENGTH], last[TOKEN_LENGTH:]
             number = int.from_bytes(last[EPOCH_LENGTH:TOKEN_LENGTH], "big")
         token = epoch + (number + len(digests) // 8).to_bytes(TOKEN_LENGTH - EPOCH_LENGTH, "big")
-        self._set(sequence, token + (recent + digests)[-8 * _LISTED :], "PX", milliseconds)
+        self._set(sequence, token + (recent + digests)[-8 * _LISTED :], b"PX", milliseconds)
         return token
 
-    def _set_tag(self, name: bytes, token: bytes, milliseconds: int) -> int:
+    def _set_tag(self, name: bytes, token: bytes, milliseconds: bytes) -> int:
         there = self._get(name)
         if there is not None and there[:EPOCH_LENGTH] == token[:EPOCH_LENGTH] and there > token:
             return 0
-        self._set(name, token, "PX", milliseconds)
+        self._set(name, token, b"PX", milliseconds)
         return 1
 
 
-class Network:
-    """The way to the server, and what goes wrong on it."""
-
-    def __init__(
-        self, scheduler: Scheduler, history: History, server: Server, rng: Random, loss: float, *, slow: bool
-    ) -> None:
-        self.scheduler = scheduler
-        self.history = history
-        self.server = server
-        self.random = rng.random
-        self.loss = loss
-        """How likely a packet is to be lost; a reply is as likely, and so is an exchange that happens twice."""
-        self._promptly = 0.5 if slow else 0.8
-
-    def delay(self) -> float:
-        """Often none; now and then longer than anybody waits."""
-        drawn = self.random()
-        if drawn < self._promptly:
-            return 0.0
-        return 0.01 if drawn < 0.88 else 0.1 if drawn < 0.96 else 0.3 if drawn < 0.99 else 0.8
-
-    def connection(self, sender: object) -> Connection:
-        return Connection(self, sender)
+def read_commands(data: bytes) -> list[Command]:
+    """What was sent."""
+    parser = Parser()
+    parser.feed(data)
+    return [(name.decode(), *words) for name, *words in parser.take()]
 
 
-class Connection:
-    """One of the connections that the pool holds."""
-
-    def __init__(self, network: Network, sender: object) -> None:
-        self.network = network
-        self.sender = sender
-
-    def pack_commands(self, commands: Sequence[Command]) -> Sequence[Command]:
-        return commands
-
-    def disconnect(self) -> None:
-        pass
-
-    async def converse(self, commands: Sequence[Command], *, reused: bool) -> list[Reply]:
-        network = self.network
-        exchange = _Exchange(network, self.sender, commands)
-        exchange.done = network.scheduler.waker()
-        delay, random = network.delay, network.random
-        if network.loss and random() < network.loss:
-            exchange.tell("is lost")
-        else:
-            if network.loss and reused and random() < network.loss:
-                # The server closes the connection behind the packet, so that it is sent once more over another.
-                exchange.again = True
-            way = delay()
-            if way or random() < 0.7:
-                network.scheduler.later(way, partial(exchange.arrive, 0))
-            else:
-                exchange.arrive(0)
-        if exchange.answer is None:
-            waits = sum(_blocks(command) for command in commands if command[0] == "XREAD")
-            network.scheduler.wake_after(PATIENCE + waits)
-            await park()
-        if exchange.answer is None:
-            raise BackendUnavailable("Redis did not answer")
-        return exchange.answer
-
-
-class _Exchange:
-    """A packet on its way there, and its replies on their way back."""
-
-    __slots__ = ("_waited", "again", "answer", "commands", "done", "network", "replies", "sender")
-
-    def __init__(self, network: Network, sender: object, commands: Sequence[Command]) -> None:
-        self.network = network
-        self.sender = sender
-        self.commands = commands
-        self.replies: list[Reply] = []
-        self.again = False
-        self._waited = False
-        self.answer: list[Reply] | None = None
-        self.done: Callable[[], None] | None = None
-
-    def tell(self, what: str) -> None:
-        history = self.network.history
-        if history.told:
-            history.tell(f"network: {' '.join(_shown(command) for command in self.commands)} of {self.sender} {what}")
-
-    def arrive(self, first: int) -> None:
-        """Carry out the commands from the ``first`` on, or only some before others come in between."""
-        network, replies = self.network, self.replies
-        if network.server.silent:
-            self.tell("meets a silent server")
-            return
-        count = len(self.commands)
-        pauses = network.random() < 0.2
-        for index in range(first, count):
-            if self.commands[index][0] == "XREAD" and not self._waited:
-                self._wait(index, _blocks(self.commands[index]))
-                return
-            replies.append(network.server.execute(self.commands[index], self.sender))
-            if pauses and index + 1 < count:
-                network.scheduler.later(0.0, partial(self.arrive, index + 1))
-                return
-        if self.again:
-            self.tell("gets no reply and is sent once more")
-            self.again = False
-            self.replies = []
-            network.scheduler.later(network.delay(), partial(self.arrive, 0))
-            return
-        if network.loss and network.random() < network.loss:
-            self.tell("gets a reply that is lost")
-            return
-        delay = network.delay()
-        if delay or network.random() < 0.5:
-            network.scheduler.later(delay, self.reply)
-        else:
-            self.reply()
-
-    def _wait(self, index: int, seconds: float) -> None:
-        """Keep the sender waiting, unless there is something already."""
-        network, name = self.network, self.commands[index][4]
-        assert isinstance(name, bytes)
-
-        def go_on() -> None:
-            if not self._waited:
-                self._waited = True
-                self.arrive(index)
-
-        if network.server.holds(name):
-            go_on()
-            return
-        self.tell("waits")
-        network.server.wait(name, go_on)
-        network.scheduler.later(seconds, go_on)
-
-    def reply(self) -> None:
-        assert self.done is not None
-        self.answer = self.replies
-        self.done()
-
-
-class SimulatedLink(Link):
-    """The real link, over connections of the simulated network."""
-
-    def __init__(self, network: Network, layout: Layout, breaker: Breaker, sender: object) -> None:
-        super().__init__(None, layout, breaker)  # type: ignore[arg-type]  # there is no target to connect to
-        make = partial(network.connection, sender)
-        few = Pool(make, keep=1, most=1, patience=PATIENCE)  # so that some have to look again and again
-        self.pool = Pool(make, keep=_CONNECTIONS, most=_CONNECTIONS, patience=PATIENCE, waiting=few)
-
-    async def _pool_of_loop(self) -> Pool:
-        return self.pool
-
-    def busy(self) -> int:
-        """Connections that were taken and not given back."""
-        assert self.pool.waiting is not None
-        return _CONNECTIONS - self.pool._free + 1 - self.pool.waiting._free
-
-    async def pause(self, port: Port, seconds: float) -> None:
-        await port.do(_never, sleep, min(seconds, 0.1))
-
-
-def _never(_: object) -> None:
-    raise AssertionError("everything here awaits")
-
-
-async def converse(port: Port, connection: Connection, packed: Any, count: int, *, reused: bool) -> list[Reply]:
-    """Stands in for the function of that name in the link, which talks to the driver's connections."""
-    replies = await connection.converse(packed, reused=reused)
-    assert len(replies) == count
-    return replies
+def written(reply: Reply) -> bytes:
+    """A reply as it is sent."""
+    if reply is None:
+        return b"$-1\r\n"
+    if isinstance(reply, int):
+        return b":%d\r\n" % reply
+    if isinstance(reply, bytes):
+        return b"$%d\r\n%b\r\n" % (len(reply), reply)
+    if isinstance(reply, ResponseError):
+        return b"-%b\r\n" % str(reply).encode()
+    return b"*%d\r\n%b" % (len(reply), b"".join(map(written, reply)))
 
 
 class Tokens:
@@ -438,6 +355,8 @@ _SCRIPT_NAMES: Final = {
     layout._SET_TAG: "SET-TAG",
 }
 
+_SCRIPTS: Final = {digest_of(text): text for text in _SCRIPT_NAMES}
+
 _TAG_NAMES: Final = {name_digest(tag): tag for tag in TAGS}
 
 
@@ -445,15 +364,13 @@ def _tag(digest: bytes) -> str:
     return f"<{_TAG_NAMES[digest]}>"
 
 
-def _blocks(command: Command) -> float:
-    """For how many seconds a command that waits may keep its sender waiting."""
-    return int(command[2]) / 1000
-
-
-def _shown(command: Command) -> str:
+def shown(command: Command) -> str:
+    """A command, for people to read."""
     words = list(command)
-    if words[0] == "EVAL":
-        words[:3] = [_SCRIPT_NAMES[str(words[1])]]
+    if words[0] == "EVALSHA":
+        words[:3] = [_SCRIPT_NAMES[_SCRIPTS[bytes(words[1])]]]  # type: ignore[arg-type]  # it is bytes
+    elif words[0] == "EVAL":
+        words[:3] = [_SCRIPT_NAMES[bytes(words[1]).decode()] + " in full"]  # type: ignore[arg-type]
     return "(" + " ".join(_brief(word) for word in words) + ")"
 
 
@@ -473,4 +390,6 @@ def _brief(value: Any) -> str:
             prefix, digest = value.decode().split(":t:")
             return f"{prefix}:t:{_tag(bytes.fromhex(digest))}"
         return value.decode("ascii", "replace").replace(".", "")
+    if isinstance(value, list):
+        return "[" + " ".join(map(_brief, value)) + "]"
     return "nil" if value is None else str(value)

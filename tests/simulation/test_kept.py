@@ -24,7 +24,7 @@ from tests.simulation.plan import (
 )
 from tests.simulation.world import virtual
 
-ORDERS: Final = 1000
+ORDERS: Final = 2000
 
 _BY_NAME: Final = {policy.name.removeprefix("simulated "): policy for policy in POLICIES}
 
@@ -55,6 +55,14 @@ KEPT: Final = {
         (of(0, call()), of(0, call(0.05)), of(1, does(Kind.INVALIDATE))),
         (),
         nothing=0.0,
+    ),
+    "the same, and the load takes its time": Plan(
+        Backend.REDIS,
+        (_BY_NAME["lasting"],) * 2,
+        (of(0, call()), of(0, call(0.2)), of(1, does(Kind.INVALIDATE, 0.1))),
+        (),
+        nothing=0.0,
+        slow=True,
     ),
     "a background load is cancelled before its first step": Plan(
         Backend.MEMORY, (_BY_NAME["hard timeout"],), (of(0, call()),), (Blow(Fate.SHUTDOWN, 0, 0.0),)
@@ -166,6 +174,13 @@ KEPT: Final = {
         (),
         slow=True,
         nests=True,
+    ),
+    "a server confirms an invalidation and is lost, and another connection finds the next one first": Plan(
+        Backend.REDIS,
+        (_BY_NAME["lasting"],),
+        (of(0, call(), does(Kind.INVALIDATE, 0.5), call()), of(0, call(0.5), call(), call())),
+        (Blow(Fate.FAILOVER, 0, 0.45),),
+        nothing=0.0,
     ),
 }
 

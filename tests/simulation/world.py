@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 from fast_cache.backends.base import CacheBackend
 from fast_cache.backends.memory import MemoryStore
-from fast_cache.backends.redis.breaker import Breaker
+from fast_cache.backends.redis.invalidations import Invalidations
 from fast_cache.backends.redis.keeper import HeldLease, Keeper
 from fast_cache.backends.redis.layout import Layout
 from fast_cache.backends.redis.store import RedisStore
@@ -35,16 +35,19 @@ from fast_cache.policy import CachePolicy
 from fast_cache.ports import AsyncioPort, Places, Port, _pass_on
 from fast_cache.single_flight import Flight, Flights, Gone, Signal, innermost
 from fast_cache.stats import FunctionStats
-from tests.simulation import redis_model
 from tests.simulation.history import History, Kind, Load, Operation
 from tests.simulation.plan import KEYS, Actor, Backend, Fate, Flavour, Plan, Step
-from tests.simulation.redis_model import Network, Server, SimulatedLink, Tokens
+from tests.simulation.redis_model import Server, Tokens
 from tests.simulation.scheduler import BEGINNING, Endless, Scheduler, Task, park, sleep
+from tests.simulation.wires import Network, SimulatedLink
 
 T = TypeVar("T")
 
 LEASE: Final = 0.5
 """Seconds: shorter than many a load."""
+
+_LONGEST: Final = 86_400.0
+"""Seconds: no entry is there for longer."""
 
 _BACKGROUND: Final = Background()
 _STATS: Final = FunctionStats()
@@ -432,7 +435,6 @@ class Process:
         self.memory: SimulatedMemory | None = None
         self.redis: RedisStore | None = None
         self.link: SimulatedLink | None = None
-        self.breaker: Breaker | None = None
         self.keeper: SimulatedKeeper | None = None
         self.dict: SlowDict | None = None
         self.store: Store = self._store()
@@ -455,12 +457,12 @@ class Process:
             self.dict = SlowDict(world, world.plan.loss)
             return self.dict.engine_store()
         layout = Layout("sim", fence_ms=round(world.plan.max_load_time * 1000), lease_ms=round(LEASE * 1000))
-        self.breaker = Breaker(_monotonic, probe_within=2 * redis_model.PATIENCE)
-        self.link = SimulatedLink(world.network, layout, self.breaker, self.name)
+        invalidations = Invalidations(_LONGEST, _monotonic)
+        self.link = SimulatedLink(world.network, layout, invalidations, self, ThreadPort(world, self))
+        if world.random() < 0.7:
+            self.link.warm_up()
         self.keeper = SimulatedKeeper(world, self, layout)
-        self.redis = RedisStore(
-            "Redis", self.link, layout, self.breaker, self.keeper, longest=86_400.0, largest=1_000_000
-        )
+        self.redis = RedisStore("Redis", self.link, layout, self.keeper, longest=_LONGEST, largest=1_000_000)
         return self.redis
 
 
@@ -544,9 +546,8 @@ class World:
             self.history.tell("everything works again")
         alive = [process for process in self.processes if process.alive]
         for process in alive:
-            breaker = process.breaker
-            if breaker is not None and (breaker.is_open or breaker._owed_keys or breaker._owed_everything):
-                self.scheduler.spawn(process.name, self._knock(process), "probe", fixed=True)
+            if process.link is not None:
+                self.scheduler.spawn(process.name, self._knock(process), "knock", fixed=True)
         self._settle("on the return of the server")
         self.history.healed, keys = self.history.next(), self.plan.keys
         for process in alive:
@@ -813,6 +814,10 @@ class World:
                     name = names[int(self.random() * len(names))]
                     self.server.forget(name)
                     self.history.disturb(None, None)
+            elif blow.fate is Fate.FAILOVER:
+                await self._change()
+                self.history.fail_over()
+                self.network.fail_over(self.rng)
             elif blow.fate is Fate.SILENCE:
                 self.server.silent = True
                 await sleep(0.4 + self.random())
@@ -821,6 +826,16 @@ class World:
                 self.server.read_only = True
                 await sleep(0.4 + self.random())
                 self.server.read_only = False
+
+    async def _change(self) -> None:
+        """Wait for a moment at which there is something to lose, if one comes soon."""
+        changes = self.server.changes
+        for _ in range(100):
+            if self.server.changes != changes:
+                break
+            await sleep(0.01)
+        for _ in range(int(self.random() * 8)):
+            await sleep(0.0)
 
     def _cancel(self, task: Task) -> None:
         if task.ended or task.fixed:
@@ -891,11 +906,8 @@ def virtual() -> Iterator[None]:
         "fast_cache.ports.monotonic": _monotonic,
         "fast_cache.freshness.random": _Chance(),
         "fast_cache.flow.warn_once": _say_nothing,
-        "fast_cache.backends.redis.link._converse": redis_model.converse,
         "fast_cache.backends.redis.keeper.monotonic": _monotonic,
-        "fast_cache.backends.redis.link.new_token": tokens,
         "fast_cache.backends.redis.store.new_token": tokens,
-        "fast_cache.backends.redis.link.new_epoch": tokens.epoch,
         "fast_cache.backends.redis.store.new_epoch": tokens.epoch,
         "fast_cache.backends.ten_methods.secrets": SimpleNamespace(token_bytes=tokens.plain),
     }

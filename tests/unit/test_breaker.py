@@ -1,231 +1,242 @@
-"""When Redis is asked, when it is left alone, and what it is told first on its return."""
+"""When Redis is asked, when it is left alone, and who finds out that it is back."""
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from fast_cache.backends.redis.breaker import Breaker
+from fast_cache.backends.redis.breaker import Breaker, Prober
+from fast_cache.errors import BackendUnavailable
+from fast_cache.ports import BLOCKING, Port, run_blocking
+
+PATIENCE = 20
+"""Seconds until a test that waits for something has failed."""
 
 
-class Clock:
+class Server:
+    """What is probed: it counts, and answers when it is told to."""
+
     def __init__(self) -> None:
-        self.now = 100.0
+        self.back = False
+        self.probes = 0
+        self.at_once = 0
+        self.most_at_once = 0
+        self.held = threading.Event()
+        self.held.set()
+        self.probed = threading.Event()
+        self.defect: Exception | None = None
 
-    def __call__(self) -> float:
-        return self.now
+    async def probe(self, port: Port) -> None:
+        assert port is BLOCKING
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.probes += 1
+        self.probed.set()
+        assert self.held.wait(PATIENCE)
+        self.at_once -= 1
+        if self.defect is not None:
+            raise self.defect
+        if not self.back:
+            raise BackendUnavailable("Redis did not answer")
 
 
-def opened(clock: Clock) -> Breaker:
-    breaker = Breaker(clock)
-    lost = breaker.admit()
-    assert lost is not None
-    lost.failed()
-    return breaker
+@pytest.fixture
+def server() -> Server:
+    return Server()
 
 
-def test_everybody_is_admitted_while_it_works() -> None:
-    breaker = Breaker(Clock())
-    admissions = [breaker.admit() for _ in range(3)]
-    assert all(admission is not None and not admission.probe for admission in admissions)
+@pytest.fixture
+def breaker() -> Breaker:
+    return Breaker()
 
 
-def test_the_first_loss_stops_everybody() -> None:
-    breaker = opened(Clock())
+@pytest.fixture
+def prober(breaker: Breaker, server: Server) -> Iterator[Prober]:
+    made = Prober(breaker, server.probe)
+    yield made
+    server.held.set()
+    made.close()
+    until_none_is_left()
+
+
+def probing() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "fast_cache probe"]
+
+
+def until_none_is_left() -> None:
+    for thread in probing():
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def test_everybody_is_let_through_while_it_works(breaker: Breaker) -> None:
+    assert not breaker.is_open
+
+
+def test_the_first_loss_stops_everybody(breaker: Breaker) -> None:
+    epoch = breaker.epoch
+    assert breaker.lost(epoch)
     assert breaker.is_open
-    assert breaker.admit() is None
+    assert breaker.epoch != epoch
 
 
-def test_one_probe_goes_after_the_pause() -> None:
-    clock = Clock()
-    breaker = opened(clock)
-    clock.now += 0.1
-    probe = breaker.admit()
-    assert probe is not None
-    assert probe.probe
-    assert breaker.admit() is None, "while the probe is on its way nobody else goes"
+def test_batches_lost_together_open_it_once(breaker: Breaker) -> None:
+    epoch = breaker.epoch
+    assert [breaker.lost(epoch) for _ in range(3)] == [True, False, False]
+    breaker.close()
+    assert not breaker.is_open, "and the first answer closes it"
 
 
-def test_a_successful_probe_lets_everybody_in() -> None:
-    clock = Clock()
-    breaker = opened(clock)
-    clock.now += 0.1
-    probe = breaker.admit()
-    assert probe is not None
-    probe.succeeded()
+def test_a_batch_from_before_the_outage_does_not_reopen_it(breaker: Breaker) -> None:
+    straggler = breaker.epoch
+    breaker.lost(breaker.epoch)
+    breaker.close()
+    assert not breaker.lost(straggler)
     assert not breaker.is_open
-    admitted = breaker.admit()
-    assert admitted is not None
-    assert not admitted.probe
+    assert breaker.lost(breaker.epoch), "the next outage does"
 
 
-def test_pauses_double_up_to_a_bound() -> None:
-    clock = Clock()
-    breaker = opened(clock)
-    pauses = []
-    for _ in range(5):
-        start = clock.now
-        while (probe := breaker.admit()) is None:
-            clock.now += 0.05
-        probe.failed()
-        pauses.append(clock.now - start)
-    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 0.8], abs=0.06)
+def test_an_answer_while_it_is_closed_changes_nothing(breaker: Breaker) -> None:
+    epoch = breaker.epoch
+    breaker.close()
+    assert breaker.epoch == epoch
 
 
-def test_exchanges_lost_together_open_it_once() -> None:
-    clock = Clock()
-    breaker = Breaker(clock)
-    together = [breaker.admit() for _ in range(3)]
-    for admission in together:
-        assert admission is not None
-        admission.failed()
-    clock.now += 0.1
-    assert breaker.admit() is not None, "a later loss of the same outage must not put off the probe"
-
-
-def test_an_exchange_from_before_the_outage_does_not_reopen_it() -> None:
-    clock = Clock()
-    breaker = Breaker(clock)
-    first, straggler = breaker.admit(), breaker.admit()
-    assert first is not None
-    assert straggler is not None
-    first.failed()
-    clock.now += 0.1
-    probe = breaker.admit()
-    assert probe is not None
-    probe.succeeded()
-    straggler.failed()
-    assert not breaker.is_open
-
-
-def test_a_cancelled_probe_makes_way_for_another() -> None:
-    clock = Clock()
-    breaker = opened(clock)
-    clock.now += 0.1
-    probe = breaker.admit()
-    assert probe is not None
-    probe.abandoned()
-    assert breaker.admit() is not None
-
-
-def test_what_is_owed_travels_with_the_probe() -> None:
-    clock = Clock()
-    breaker = opened(clock)
-    breaker.owe("a")
-    breaker.owe("b")
-    breaker.owe("a")
-    clock.now += 0.1
-    probe = breaker.admit()
-    assert probe is not None
-    assert sorted(probe.owed.keys) == ["a", "b"]
-    probe.succeeded()
-    after = breaker.admit()
-    assert after is not None
-    assert not after.owed
-
-
-def test_owing_closes_nobody_out_and_travels_with_every_exchange_until_one_is_answered() -> None:
-    breaker = Breaker(Clock())
-    breaker.owe("a")
-    together = [breaker.admit() for _ in range(3)]
-    for admission in together:
-        assert admission is not None
-        assert not admission.probe
-        assert admission.owed.keys == ("a",)
-    assert together[1] is not None
-    together[1].succeeded()
-    after = breaker.admit()
-    assert after is not None
-    assert not after.owed
-
-
-def test_a_probe_that_never_comes_back_makes_way_for_another() -> None:
-    clock = Clock()
-    breaker = Breaker(clock, probe_within=3)
-    first = breaker.admit()
-    assert first is not None
-    first.failed()
-    clock.now += 0.1
-    lost = breaker.admit()
-    assert lost is not None
-    clock.now += 2.9
-    assert breaker.admit() is None
-    clock.now += 0.1
-    another = breaker.admit()
-    assert another is not None
-    assert another.probe
-    lost.abandoned()  # it ends after all: that is no leave for a third
-    lost.failed()
-    assert breaker.admit() is None
-    another.succeeded()
-    assert not breaker.is_open
-
-
-def test_what_came_to_be_owed_during_the_probe_is_delivered_next() -> None:
-    clock = Clock()
-    breaker = opened(clock)
-    breaker.owe("a")
-    clock.now += 0.1
-    probe = breaker.admit()
-    assert probe is not None
-    breaker.owe("a")  # again, after the probe was sent: its delivery does not count for this one
-    breaker.owe("b")
-    probe.succeeded()
-    following = breaker.admit()
-    assert following is not None
-    assert not following.probe
-    assert sorted(following.owed.keys) == ["a", "b"]
-
-
-def test_a_failed_probe_still_owes() -> None:
-    clock = Clock()
-    breaker = opened(clock)
-    breaker.owe("a")
-    clock.now += 0.1
-    probe = breaker.admit()
-    assert probe is not None
-    probe.failed()
-    clock.now += 1
-    again = breaker.admit()
-    assert again is not None
-    assert again.owed.keys == ("a",)
-
-
-def test_owing_everything_replaces_the_single_keys() -> None:
-    breaker = Breaker(Clock())
-    breaker.owe("a")
-    breaker.owe(None)
-    probe = breaker.admit()
-    assert probe is not None
-    assert probe.owed.everything
-    assert probe.owed.keys == ()
-
-
-def test_the_memory_of_what_is_owed_is_bounded() -> None:
-    breaker = Breaker(Clock())
-    for number in range(10_001):
-        breaker.owe(str(number))
-    probe = breaker.admit()
-    assert probe is not None
-    assert probe.owed.everything
-    assert len(probe.owed.keys) <= 1
-
-
-def test_only_one_thread_gets_the_probe() -> None:
-    clock = Clock()
-    breaker = opened(clock)
-    clock.now += 0.1
+def test_only_one_of_many_threads_that_lose_something_opens_it(breaker: Breaker) -> None:
     barrier = threading.Barrier(8)
-    admitted = []
+    opened: list[bool] = []
+    epoch = breaker.epoch
 
-    def ask() -> None:
+    def lose() -> None:
         barrier.wait()
-        admitted.append(breaker.admit())
+        opened.append(breaker.lost(epoch))
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    in_threads(lose, 8)
+    assert sorted(opened) == [False] * 7 + [True]
+
+
+def in_threads(step: Callable[[], None], count: int) -> None:
+    threads = [threading.Thread(target=step) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum(admission is not None for admission in admitted) == 1
+
+
+def test_a_child_does_not_wait_for_a_thread_of_its_parent(breaker: Breaker) -> None:
+    with breaker._lock:  # as a thread of the parent might hold it at that moment
+        breaker.forked()
+        assert breaker.lost(breaker.epoch)
+
+
+def test_pauses_double_up_to_a_bound(breaker: Breaker, server: Server) -> None:
+    prober = Prober(breaker, server.probe)
+    pauses = []
+    for _ in range(5):
+        pauses.append(prober.pause)
+        assert not run_blocking(prober.round(BLOCKING))
+    assert pauses == [0.1, 0.2, 0.4, 0.5, 0.5]
+
+
+def test_only_a_probe_that_is_answered_closes_it(breaker: Breaker, server: Server) -> None:
+    prober = Prober(breaker, server.probe)
+    breaker.lost(breaker.epoch)
+    assert not run_blocking(prober.round(BLOCKING))
+    assert breaker.is_open
+    server.back = True
+    assert run_blocking(prober.round(BLOCKING))
+    assert not breaker.is_open
+
+
+def test_a_thread_probes_until_the_server_is_back_and_ends(breaker: Breaker, prober: Prober, server: Server) -> None:
+    breaker.lost(breaker.epoch)
+    prober.awake()
+    assert server.probed.wait(PATIENCE)
+    server.back = True
+    until_none_is_left()
+    assert not breaker.is_open
+    assert server.probes >= 1
+
+
+def test_one_probe_is_on_its_way_at_most_and_begins_after_a_pause(
+    breaker: Breaker, prober: Prober, server: Server
+) -> None:
+    breaker.lost(breaker.epoch)
+    server.held.clear()
+    server.back = True
+    in_threads(prober.awake, 8)
+    assert len(probing()) == 1
+    assert server.probes == 0
+    assert server.probed.wait(PATIENCE)
+    in_threads(prober.awake, 8)
+    assert len(probing()) == 1
+    server.held.set()
+    until_none_is_left()
+    assert (server.probes, server.most_at_once) == (1, 1)
+
+
+def test_the_pause_is_short_again_in_the_next_outage(breaker: Breaker, prober: Prober, server: Server) -> None:
+    prober.pause = 0.5
+    breaker.lost(breaker.epoch)
+    server.back = True
+    prober.awake()
+    assert prober.pause == 0.1
+    until_none_is_left()
+
+
+def test_who_closes_it_ends_the_thread_and_the_next_caller_begins_another(
+    breaker: Breaker, prober: Prober, server: Server
+) -> None:
+    breaker.lost(breaker.epoch)
+    prober.awake()
+    (first,) = probing()
+    prober.close()
+    prober.awake()
+    (second,) = [thread for thread in probing() if thread is not first]
+    first.join(PATIENCE)
+    assert not first.is_alive()
+    server.back = True
+    second.join(PATIENCE)
+    assert not breaker.is_open
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_defect_ends_the_thread_and_the_next_caller_begins_another(
+    breaker: Breaker, prober: Prober, server: Server
+) -> None:
+    breaker.lost(breaker.epoch)
+    server.defect = ZeroDivisionError()
+    prober.awake()
+    until_none_is_left()
+    assert breaker.is_open
+    server.defect, server.back = None, True
+    prober.awake()
+    until_none_is_left()
+    assert not breaker.is_open
+
+
+def test_a_child_begins_a_thread_of_its_own(breaker: Breaker, prober: Prober, server: Server) -> None:
+    breaker.lost(breaker.epoch)
+    prober._bell = object()  # type: ignore[assignment]  # of a thread that only the parent has
+    prober.forked()
+    server.back = True
+    prober.awake()
+    until_none_is_left()
+    assert not breaker.is_open
+
+
+def test_the_thread_keeps_nobody_who_is_forgotten(breaker: Breaker, server: Server) -> None:
+    prober = Prober(breaker, server.probe)
+    breaker.lost(breaker.epoch)
+    prober.awake()
+    assert server.probed.wait(PATIENCE)
+    held = weakref.ref(prober)
+    del prober
+    until_none_is_left()
+    gc.collect()
+    assert held() is None
+    assert breaker.is_open

@@ -204,12 +204,12 @@ def settings(backend: RedisBackend) -> Any:
         connection.socket_connect_timeout,
         store._layout.repair_fence("k", b"t")[0][-1],
         store._longest,
-        store._breaker._probe_within,
+        store._link._silence,
     )
 
 
 def test_the_defaults_are_those_that_the_documentation_names() -> None:
-    assert settings(RedisBackend()) == (1.0, 1.0, 600_000, 30 * 86400.0, 2.5)
+    assert settings(RedisBackend()) == (0.25, 1.0, 600_000, 30 * 86400.0, 0.25)
 
 
 @pytest.mark.parametrize(

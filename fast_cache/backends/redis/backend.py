@@ -142,7 +142,9 @@ class RedisBackend(CacheBackend):
             lease_ms=max(1, round(lasts * 1000)),
         )
         link = ClusterLink if isinstance(target, Cluster) else Link
-        self._link = link(target, layout, Invalidations(longest), silence=silence, keep=pool_size, most=max_connections)
+        # A load of another process that began before may store for so long, and what it stores lives for so long.
+        invalidations = Invalidations(longest_load + longest)
+        self._link = link(target, layout, invalidations, silence=silence, keep=pool_size, most=max_connections)
         self._keeper = Keeper(self._link, layout, length=lasts, longest=longest_load)
         self._store = RedisStore(
             type(self).__name__,

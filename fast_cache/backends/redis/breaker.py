@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Final
+from weakref import ref
 
 from fast_cache.errors import BackendError
 from fast_cache.ports import BLOCKING, Port, run_blocking
@@ -77,7 +78,10 @@ class Prober:
                 return
             bell = self._bell = SimpleQueue()
         self.pause = _FIRST_PAUSE
-        thread = threading.Thread(target=self._work, args=(bell,), name="fast_cache probe", daemon=True)
+        self._start(bell)
+
+    def _start(self, bell: SimpleQueue[None]) -> None:
+        thread = threading.Thread(target=_work, args=(ref(self), bell), name="fast_cache probe", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the system has no more, or the interpreter is about to end: the next caller tries again
@@ -100,17 +104,31 @@ class Prober:
         if bell is not None:
             bell.put(None)
 
-    def _work(self, bell: SimpleQueue[None]) -> None:
+    def _goes_on(self, bell: SimpleQueue[None]) -> bool:
+        """Probe once, unless that is over; whether to do it again."""
+        goes_on = False
         try:
-            while self._breaker.is_open:
-                with suppress(Empty):
-                    bell.get(timeout=self.pause)
-                    return
-                run_blocking(self.round(BLOCKING))
+            goes_on = self._breaker.is_open and not run_blocking(self.round(BLOCKING))
         finally:
-            self._ended(bell)
+            if not goes_on:
+                self._ended(bell)
+        return goes_on
 
     def _ended(self, bell: SimpleQueue[None]) -> None:
         with self._lock:
             if self._bell is bell:
                 self._bell = None
+
+
+def _work(held: ref[Prober], bell: SimpleQueue[None]) -> None:
+    """Probe until the server is back, or nobody has the prober any more: it is not for this thread to keep it."""
+    prober = held()
+    while prober is not None:
+        pause = prober.pause
+        del prober
+        with suppress(Empty):
+            bell.get(timeout=pause)
+            break
+        prober = held()
+        if prober is not None and not prober._goes_on(bell):
+            break

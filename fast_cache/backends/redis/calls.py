@@ -19,7 +19,7 @@ from fast_cache.backends.redis.fleet import Where
 from fast_cache.backends.redis.layout import Layout, new_token
 from fast_cache.backends.redis.link import Link
 from fast_cache.backends.redis.locks import RedisLocks
-from fast_cache.backends.redis.resp import Command, Reply
+from fast_cache.backends.redis.resp import Command, Renewed, Reply
 from fast_cache.backends.redis.store import RedisStore, expect_int, is_token
 from fast_cache.backends.steps import CallSteps, Page, added
 from fast_cache.backends.turns import Turns
@@ -192,7 +192,7 @@ class RedisCalls(CallSteps):
     async def _known(self, port: Port) -> bytes:
         """The generation that was seen last, or the one that there is."""
         if self._generation is None:
-            *_, reply = await self._link.exchange(port, self._layout.read_generation(new_token()))
+            *_, reply = await self._link.exchange(port, self._layout.read_generation(Renewed(new_token)))
             self._generation = await self._store.usable(port, reply)
         return self._generation
 

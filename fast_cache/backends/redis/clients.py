@@ -153,8 +153,10 @@ def _connections(clients: Mapping[str, _Client], flavour: str, waits: Mapping[st
     if client.class_name is not None:
         return _standard(flavour, client.class_name, client.kwargs, waits)
     if own:
-        ours = {**waits, "retry": no_retry(flavour), "encoding": "utf-8"}
-        return partial(client.connection_class, **{**client.kwargs, **ours})
+        # The driver's pools ask for RESP3 and what is announced over it, unless they are told otherwise.
+        plain = {name: value for name, value in client.kwargs.items() if not name.startswith("maint_notifications")}
+        ours = {**waits, "retry": no_retry(flavour), "encoding": "utf-8", "protocol": 2}
+        return partial(client.connection_class, **{**plain, **ours})
     raise ConfigurationError(
         f"a client with connections of the kind {client.connection_class.__name__} has no like in the other flavour; "
         "give both, as client= and async_client="

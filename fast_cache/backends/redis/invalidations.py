@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Final
 
 from fast_cache.backends.redis.batch import MOST
-from fast_cache.backends.redis.layout import Layout, new_epoch, new_token
+from fast_cache.backends.redis.layout import Layout
 from fast_cache.backends.redis.resp import Command
 
 _REMEMBERED: Final = 10_000
@@ -47,9 +47,9 @@ class Owed:
         """What delivers them, to be sent one after the other."""
         tags = [key for key in self.keys if isinstance(key, bytes)]
         # Before the tags themselves: a load that adds one of them meanwhile looks at the tag first, and then at this.
-        first = layout.clear(new_token()) if self.everything else []
+        first = layout.forget_everything() if self.everything else []
         if tags or self.everything:
-            first += layout.begin_epoch(new_epoch())
+            first += layout.forget_number()
         if first:
             yield first
         commands = layout.forget_tags(tags)
@@ -83,6 +83,13 @@ class Invalidations:
         """Remember that ``name`` must be invalidated before anything else is asked."""
         with self._lock:
             self._owe(name, self._clock())
+
+    def begin(self, name: Name) -> None:
+        """The server is about to be told. If it turns out to be another one before it has confirmed, that is owed.
+
+        Else the one that confirms could be lost, and the next one found, before the confirmation is noted.
+        """
+        self.confirm(name)
 
     def confirm(self, name: Name) -> None:
         """The server has confirmed the invalidation of ``name``."""
@@ -138,11 +145,11 @@ class Invalidations:
 
     def _owe(self, name: Name, at: float) -> None:
         self._count += 1
-        if name is None or len(self._owed) >= _REMEMBERED:
+        if name is None or (len(self._owed) >= _REMEMBERED and name not in self._owed):
             self._everything = (self._count, max(at, self._everything[1] if self._everything else at))
             self._owed.clear()
         else:
-            self._owed[name] = (self._count, at)
+            self._owed[name] = (self._count, max(at, self._owed[name][1] if name in self._owed else at))
         self._note()
 
     def _note(self) -> None:

@@ -24,7 +24,7 @@ from time import monotonic
 from typing import Any, Final, Protocol
 
 from fast_cache.backends.redis.aside import aside
-from fast_cache.backends.redis.batch import MOST, Batch, Packet, has_error, lacks_script
+from fast_cache.backends.redis.batch import MOST, Batch, Packet, first_lacking, has_error
 from fast_cache.backends.redis.large import LARGE, LargeKeys
 from fast_cache.backends.redis.resp import Command, Parser, ProtocolError, Reply, pack
 from fast_cache.errors import BackendUnavailable
@@ -84,7 +84,8 @@ class Useless(Exception):
     """The server says that it can't serve anybody."""
 
 
-_Waiting = tuple[Packet, "asyncio.Future[list[Reply]]"]
+_Waiting = tuple[Packet, "asyncio.Future[list[Reply]]", list[Reply]]
+"""What is to be sent for a caller, who waits for the replies to it, behind those that there are already."""
 
 
 class TaskLane:
@@ -119,6 +120,7 @@ class TaskLane:
         self._unloaded: list[_Waiting] = []
         self._flying: list[_Waiting] = []
         self._batch: Batch | None = None
+        self._with_texts = False
         self._busy = False
         self._wire: _TaskWire | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -145,7 +147,7 @@ class TaskLane:
         Its error is :class:`BackendUnavailable`.
         """
         future: asyncio.Future[list[Reply]] = self._loop.create_future()
-        self._queue.append((packet, future))
+        self._queue.append((packet, future, []))
         if not self._busy:
             self._busy = True
             self._loop.call_soon(self._flush)
@@ -180,10 +182,15 @@ class TaskLane:
             self._wire = None
 
     def answered(self, parser: Parser) -> None:
-        """The wire has a reply to each command of the batch."""
+        """The wire has a reply to each command of the batch.
+
+        Raises:
+            ProtocolError: they are none to what was asked.
+        """
         batch, calls = self._batch, self._flying
         replies = parser.take()
         assert batch is not None
+        batch.check(replies)
         self._batch, self._flying = None, []
         if batch.refused(replies):
             self._merges = False
@@ -216,20 +223,20 @@ class TaskLane:
 
     def _share_out(self, calls: list[_Waiting], answers: list[list[Reply]], parser: Parser) -> None:
         # Of most batches a look at the replies would cost more than the rest of this loop.
-        errs, heavy = parser.errs, parser.size > LARGE
-        for call, replies in zip(calls, answers, strict=True):
-            packet, future = call
+        errs, heavy = parser.errs, parser.size > LARGE or self._large.any
+        for (packet, future, before), replies in zip(calls, answers, strict=True):
             if heavy:
                 self._large.note(packet, replies)
             if future.done():
                 continue
-            if errs and lacks_script(replies):
-                self._unloaded.append(call)
+            lacking = first_lacking(replies) if errs and not self._with_texts else None
+            if lacking is not None:
+                self._unloaded.append((packet[lacking:], future, [*before, *replies[:lacking]]))
             elif errs and self._guard.useless(replies):
                 self._guard.lost(self._epoch)
                 future.set_exception(unavailable(Useless()))
             else:
-                future.set_result(replies)
+                future.set_result([*before, *replies] if before else replies)
         demoted = errs and any(has_error(replies, "READONLY") for replies in answers)
         if demoted and self._connected_at + _STAY < self._heard:
             self._part()  # whoever is the master now is found anew
@@ -260,20 +267,26 @@ class TaskLane:
                 self._born = self._epoch
                 self._connecting = self._loop.create_task(self._connected())
         else:
+            try:
+                batch = Batch([packet for packet, _, _ in calls], merges=self._merges)
+                data = pack(batch.commands, scripts=with_texts)
+            except Exception as defect:  # of ours
+                self._fail(partial(_itself, defect))
+                return
             del queue[: len(calls)]
             self._shared.clear()
-            self._flying = calls
-            self._batch = Batch([packet for packet, _ in calls], merges=self._merges)
-            commands = self._batch.commands
-            self._wire.send(pack(commands, scripts=with_texts), len(commands))
+            self._flying, self._batch, self._with_texts = calls, batch, with_texts
+            self._unsent = 0
+            self._wire.send(data, len(batch.commands))
         if self._watch is None:
             self._watch = self._loop.call_later(self._silence, self._look)
 
     async def _connected(self) -> None:
         failed: Callable[[], Exception] | None = None
         try:
-            connection = await self._connect(ASYNCIO)
-        except BackendUnavailable as error:
+            self._wire = _TaskWire(self, await self._connect(ASYNCIO))
+            self._connected_at = self._loop.time()
+        except (BackendUnavailable, ConnectionError) as error:
             self._guard.lost(self._epoch)
             failed = partial(unavailable, error)
         except asyncio.CancelledError:
@@ -282,9 +295,6 @@ class TaskLane:
             raise
         except Exception as defect:  # of ours: no fault of the server's
             failed = partial(_itself, defect)
-        else:
-            self._wire = _TaskWire(self, connection)
-            self._connected_at = self._loop.time()
         self._connecting = None
         if failed is not None:
             self._fail(failed)
@@ -327,7 +337,7 @@ class TaskLane:
         self._batch, self._flying, self._unloaded = None, [], []
         self._queue.clear()
         self._shared.clear()
-        for _, future in calls:
+        for _, future, _ in calls:
             if not future.done():
                 future.set_exception(error())
         self._rest()
@@ -347,6 +357,9 @@ class _TaskWire(asyncio.Protocol):
     """A connection that the driver has made, read without its streams.
 
     The driver has no other way to its transport than its private writer; every version that this package takes has it.
+
+    Raises:
+        ConnectionError: it was closed meanwhile.
     """
 
     def __init__(self, lane: TaskLane, connection: Any) -> None:
@@ -359,6 +372,9 @@ class _TaskWire(asyncio.Protocol):
         """Whether it has answered before."""
         self.heard = False
         """Whether anything was heard of the answer that is awaited."""
+        if self._transport.is_closing():
+            connection._reader = connection._writer = None
+            raise ConnectionError("the server closed the connection")
         self._transport.set_protocol(self)
         self._transport.resume_reading()
 
@@ -389,7 +405,10 @@ class _TaskWire(asyncio.Protocol):
             return
         self._expected = 0
         self.proven = True
-        lane.answered(parser)
+        try:
+            lane.answered(parser)
+        except ProtocolError as error:
+            lane.broken(self, error)
 
     def eof_received(self) -> None:
         self.connection_lost(None)
@@ -479,17 +498,17 @@ class ThreadLane:
             BackendUnavailable: the server is away, or was silent for too long.
         """
         call = _Call(packet)
-        with self._lock:
-            self._queue.append(call)
-            call.leads, self._led = not self._led, True
-        if not call.leads:
-            try:
+        try:
+            with self._lock:
+                self._queue.append(call)
+                call.leads, self._led = not self._led, True
+            if not call.leads:
                 call.wait()
-            except BaseException:  # KeyboardInterrupt in the main thread
-                self._leave(call)
-                raise
-        if call.leads:
-            self._lead()
+            if call.leads:
+                self._lead()
+        except BaseException:  # KeyboardInterrupt in the main thread
+            self._leave(call)
+            raise
         if call.error is not None:
             raise call.error
         assert call.replies is not None
@@ -506,10 +525,11 @@ class ThreadLane:
 
     def _lead(self) -> None:
         """Send what has gathered, one's own first, and let one of those who came meanwhile do the same."""
-        with self._lock:
-            calls = self._queue[:MOST]
-            del self._queue[:MOST]
+        calls: list[_Call] = []
         try:
+            with self._lock:
+                calls = self._queue[:MOST]
+                del self._queue[:MOST]
             if self._guard.away():
                 raise unavailable()
             self._carry(calls)
@@ -560,14 +580,15 @@ class ThreadLane:
         lacking = []
         for call, replies in zip(calls, answers, strict=True):
             call.replies = replies
-            if heavy:
+            if heavy or self._large.any:
                 self._large.note(call.packet, replies)
-            if errs and lacks_script(replies):
-                lacking.append(call)
+            first = first_lacking(replies) if errs else None
+            if first is not None:
+                lacking.append((call, first, replies))
         if lacking:
-            again, _, _ = self._answers([call.packet for call in lacking], scripts=True)
-            for call, replies in zip(lacking, again, strict=True):
-                call.replies = replies
+            again, _, _ = self._answers([call.packet[first:] for call, first, _ in lacking], scripts=True)
+            for (_, first, before), replies in zip(lacking, again, strict=True):
+                before[first:] = replies
         if errs:
             self._look_at_errors(calls)
 
@@ -584,13 +605,12 @@ class ThreadLane:
         """The replies to each packet; whether some are errors, and whether they are large."""
         while True:
             batch = Batch(packets, merges=self._merges)
-            parser = self._sent(pack(batch.commands, scripts=scripts), len(batch.commands))
-            replies = parser.take()
+            replies, errs, heavy = self._sent(batch, pack(batch.commands, scripts=scripts))
             if not batch.refused(replies):
-                return batch.shared_out(replies), parser.errs, parser.size > LARGE
+                return batch.shared_out(replies), errs, heavy
             self._merges = False
 
-    def _sent(self, data: bytes, expected: int) -> Parser:
+    def _sent(self, batch: Batch, data: bytes) -> tuple[list[Reply], bool, bool]:
         self._epoch = self._guard.epoch
         if self._wire is not None and self._born != self._epoch:
             self._part()  # from before an outage, in which another server may have taken this one's place
@@ -602,11 +622,15 @@ class ThreadLane:
                     self._connected_at = monotonic()
                 wire = self._wire
                 try:
-                    return wire.talk(data, expected, self._silence)
+                    parser = wire.talk(data, len(batch.commands), self._silence)
+                    replies = parser.take()
+                    batch.check(replies)
                 except (OSError, EOFError, ProtocolError) as error:
                     self._part()
                     if not wire.proven or wire.heard or isinstance(error, (TimeoutError, ProtocolError)):
                         raise unavailable(error) from error
+                else:
+                    return replies, parser.errs, parser.size > LARGE
         except BackendUnavailable:
             self._guard.lost(self._epoch)
             raise
@@ -615,18 +639,14 @@ class ThreadLane:
         """Connect; aside, because nobody is to wait for that longer than for an answer."""
         if self._connecting is None:
             self._connecting = aside(lambda: run_blocking(_opened(self._connect)), "connect")
+        connecting = self._connecting
         try:
-            connection = self._connecting.result(self._silence)
+            return ThreadWire(connecting.result(self._silence))
         except TimeoutError as error:
-            if not self._connecting.done():
-                raise unavailable(error) from error  # it may yet come to be
-            self._connecting = None
-            raise
-        except BaseException:
-            self._connecting = None
-            raise
-        self._connecting = None
-        return ThreadWire(connection)
+            raise unavailable(error) from error
+        finally:
+            if connecting.done():  # else it may yet come to be
+                self._connecting = None
 
     def _part(self) -> None:
         wire, self._wire = self._wire, None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from fast_cache.backends.redis.batch import Packet
-from fast_cache.backends.redis.resp import Reply
+from fast_cache.backends.redis.resp import Reply, Word
 
 LARGE: Final = 2**16
 """Bytes: more than a connection usually takes at once."""
@@ -19,7 +19,12 @@ class LargeKeys:
     """Remembered from the last reply. Safe for threads."""
 
     def __init__(self) -> None:
-        self._names: dict[str | bytes | int, None] = {}
+        self._names: dict[Word, None] = {}
+
+    @property
+    def any(self) -> bool:
+        """Whether there are some."""
+        return bool(self._names)
 
     def concern(self, packet: Packet) -> bool:
         """Whether ``packet`` brings something large, or asks for it."""
@@ -38,5 +43,5 @@ class LargeKeys:
                 names[command[1]] = None
                 if len(names) > _REMEMBERED:
                     names.pop(next(iter(names.copy())), None)
-            else:
+            elif command[1] in names:
                 names.pop(command[1], None)

@@ -47,7 +47,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import quote
 
-from fast_cache.backends.redis.resp import Command
+from fast_cache.backends.redis.resp import Command, Word
 
 TOKEN_LENGTH: Final = 16
 LONGEST_FENCE: Final = 128 * TOKEN_LENGTH
@@ -257,11 +257,11 @@ class Layout:
         """Reply: how long the value has left, in milliseconds; negative where it has no end, or is not there."""
         return [("PTTL", self.value_key(key))]
 
-    def read_generation(self, new: bytes) -> list[Command]:
+    def read_generation(self, new: Word) -> list[Command]:
         """Create the generation if there is none. Replies: OK or nil, the generation."""
         return [("SET", self._generation, new, "NX"), ("GET", self._generation)]
 
-    def capture(self, key: str, new_fence: bytes, new_generation: bytes, *, replace: bool) -> list[Command]:
+    def capture(self, key: str, new_fence: Word, new_generation: Word, *, replace: bool) -> list[Command]:
         """Replies: the value, OK or nil (with ``replace`` the length of the fence), whether the lifetime was set, the
         fence, OK or nil, the generation."""
         fence = self.fence_key(key)
@@ -273,11 +273,11 @@ class Layout:
             *self.read_generation(new_generation),
         ]
 
-    def repair_fence(self, key: str, new: bytes) -> list[Command]:
+    def repair_fence(self, key: str, new: Word) -> list[Command]:
         """Replace whatever lies under the name of the fence."""
         return [("SET", self.fence_key(key), new, "PX", self._fence_ms)]
 
-    def repair_generation(self, new: bytes) -> list[Command]:
+    def repair_generation(self, new: Word) -> list[Command]:
         """Replace whatever lies under the name of the generation: clearing, as it happens."""
         return self.clear(new)
 
@@ -289,7 +289,7 @@ class Layout:
         """Replies: 1 if stored, 0 if fenced off; the generation, which in a cluster no script could compare."""
         return [("EVAL", _WRITE_IF_FENCED, 3, *self._names(key), fence, data, lifetime_ms), ("GET", self._generation)]
 
-    def announce(self, key: str, token: bytes) -> list[Command]:
+    def announce(self, key: str, token: Word) -> list[Command]:
         """Fence off what is in flight, before a value is put.
 
         Replies: the length of the fence, whether its lifetime was set, the generation. An error in place of the length,
@@ -299,7 +299,7 @@ class Layout:
         fence = self.fence_key(key)
         return [("APPEND", fence, token), ("PEXPIRE", fence, self._fence_ms), ("GET", self._generation)]
 
-    def announce_anew(self, key: str, token: bytes) -> list[Command]:
+    def announce_anew(self, key: str, token: Word) -> list[Command]:
         """The same, whatever lies there. Reply: OK."""
         return [("EVAL", _ANNOUNCE, 1, self.fence_key(key), token, self._fence_ms)]
 
@@ -339,10 +339,10 @@ class Layout:
         """Reply for each: its generation."""
         return [("GET", self.tag_key(digest)) for digest in digests]
 
-    def capture_number(self, new_epoch: bytes) -> list[Command]:
+    def capture_number(self, new: Word) -> list[Command]:
         """Begin to count if nobody does, so that it is noticed if the last number is lost. Replies: OK or nil, the
         generation that was given to a tag last."""
-        return [("SET", self._sequence, _first(new_epoch), "PX", self._tag_ms, "NX"), *self.last_number()]
+        return [("SET", self._sequence, new, "PX", self._tag_ms, "NX"), *self.last_number()]
 
     def last_number(self) -> list[Command]:
         """Reply: the generation that was given to a tag last, or nothing."""
@@ -352,7 +352,7 @@ class Layout:
         """Reply: the same, and behind it the digests of the tags that were invalidated last; or nil."""
         return [("GET", self._sequence)]
 
-    def capture_tags(self, new: Mapping[bytes, bytes]) -> list[Command]:
+    def capture_tags(self, new: Mapping[bytes, Word]) -> list[Command]:
         """Create the generations that there are none of. Replies for each: OK or nil, 1, the generation."""
         return [
             command
@@ -364,25 +364,29 @@ class Layout:
             )
         ]
 
-    def next_number(self, digests: Iterable[bytes], new_epoch: bytes) -> list[Command]:
+    def next_number(self, digests: Iterable[bytes], new_epoch: Word) -> list[Command]:
         """Reply: the generation to give to the tags that are invalidated."""
         return [("EVAL", _NEXT, 1, self._sequence, new_epoch, self._tag_ms, b"".join(digests))]
 
-    def set_tags(self, digests: Iterable[bytes], token: bytes) -> list[Command]:
+    def set_tags(self, digests: Iterable[bytes], token: Word) -> list[Command]:
         """Reply for each: 1, or 0 if it has a later number already."""
         return [("EVAL", _SET_TAG, 1, self.tag_key(digest), token, self._tag_ms) for digest in digests]
 
-    def begin_epoch(self, new: bytes) -> list[Command]:
-        """Count anew: all that is being loaded is refused that adds a tag meanwhile. Reply: OK."""
-        return [("SET", self._sequence, _first(new), "PX", self._tag_ms)]
+    def forget_number(self) -> list[Command]:
+        """Count anew: all that is being loaded is refused that adds a tag meanwhile. Reply: 1 if there was a number."""
+        return [("DEL", self._sequence)]
 
     def forget_tags(self, digests: Iterable[bytes]) -> list[Command]:
         """Invalidate tags, whatever their number would have been. Replies: how many there were of each."""
         return [("DEL", self.tag_key(digest)) for digest in digests]
 
-    def clear(self, new: bytes) -> list[Command]:
+    def clear(self, new: Word) -> list[Command]:
         """Reply: OK."""
         return [("SET", self._generation, new)]
+
+    def forget_everything(self) -> list[Command]:
+        """Clear by removing only, which a server that is full takes too. Reply: 1 if there was a generation."""
+        return [("DEL", self._generation)]
 
     def generation(self) -> list[Command]:
         """Reply: the generation, or nil."""
@@ -404,7 +408,7 @@ def _plain(text: str) -> bytes:
     return "".join(f"\\{char}" if char in "*?[]\\" else char for char in text).encode()
 
 
-def _first(epoch: bytes) -> bytes:
+def first_number(epoch: bytes) -> bytes:
     """The number with which an epoch begins."""
     return epoch + bytes(TOKEN_LENGTH - EPOCH_LENGTH)
 

@@ -93,6 +93,10 @@ class Link:
         """See to it that ``name`` is invalidated before anything else is asked."""
         self._invalidations.owe(name)
 
+    def begin(self, name: Name) -> None:
+        """The server is about to be told that ``name`` is invalidated."""
+        self._invalidations.begin(name)
+
     def confirm(self, name: Name) -> None:
         """The server has confirmed that ``name`` is invalidated."""
         self._invalidations.confirm(name)

@@ -7,21 +7,48 @@ replies of RESP2 (the protocol's specification, "RESP data types").
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import sha1
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-Command = tuple[str | bytes | int, ...]
+
+class Renewed:
+    """A word that is made anew each time it is sent: a packet may be sent twice, and what the first one has put there,
+    others may have seen, and others removed.
+
+    Args:
+        make: makes what is sent.
+    """
+
+    __slots__ = ("_make", "value")
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        self._make = make
+        self.value = b""
+        """What was sent last."""
+
+    def again(self) -> bytes:
+        self.value = self._make()
+        return self.value
+
+
+Word = str | bytes | int | Renewed
+
+Command = tuple[Word, ...]
 """One Redis command: its name and arguments."""
 
 Reply = Any
 """Bytes, an integer, ``None``, a list of replies, or the ``ResponseError`` that the server answered with."""
 
 _STATUS, _ERROR, _INTEGER, _BULK, _ARRAY = b"+-:$*"
+_CR, _LF = b"\r\n"
 _NO_END = -1
+
+_LONGEST_LINE = 2**16
+"""Bytes: a line without an end is none of Redis's, and is not to be gathered for ever."""
 
 
 class ProtocolError(Exception):
@@ -34,10 +61,10 @@ def pack(commands: Sequence[Command], *, scripts: bool = False) -> bytes:
     add = parts.append
     for command in commands:
         if command[0] == "EVAL" and not scripts:
-            command = ("EVALSHA", digest_of(command[1]), *command[2:])
+            command = ("EVALSHA", digest_of(str(command[1])), *command[2:])
         add(b"*%d" % len(command))
         for word in command:
-            data = word if type(word) is bytes else _NAMES.get(word) or str(word).encode()
+            data = word if type(word) is bytes else _spelt(word)
             size = len(data)
             add(_BEFORE[size] if size < _FEW else b"\r\n$%d\r\n" % size)  # made anew, half of packing would be this
             add(data)
@@ -45,11 +72,17 @@ def pack(commands: Sequence[Command], *, scripts: bool = False) -> bytes:
     return b"".join(parts)
 
 
+def _spelt(word: Word) -> bytes:
+    if type(word) is Renewed:
+        return word.again()
+    return _NAMES.get(word) or str(word).encode()
+
+
 _FEW: Final = 512
 _BEFORE: Final = [b"\r\n$%d\r\n" % size for size in range(_FEW)]
 """What stands before a word of so many bytes: the end of what came before it, and its length."""
 
-_NAMES: Final[dict[str | bytes | int, bytes]] = {
+_NAMES: Final[dict[Word, bytes]] = {
     name: name.encode() for name in ("APPEND", "DEL", "EVALSHA", "GET", "MGET", "NX", "PEXPIRE", "PTTL", "PX", "SET")
 }
 
@@ -106,7 +139,7 @@ class Parser:
     @property
     def count(self) -> int:
         """How many replies are complete."""
-        return len(self._replies) if not self._outer else len(self._outer[0][0])
+        return len(self._replies)
 
     @property
     def begun(self) -> bool:
@@ -128,6 +161,8 @@ class Parser:
         while at < size:
             end = find(b"\r\n", at)
             if end < 0:
+                if size - at > _LONGEST_LINE:
+                    raise ProtocolError("a line has no end")
                 self._lacks = 1
                 break
             kind = data[at]
@@ -140,6 +175,8 @@ class Parser:
                     if end + 2 > size:
                         self._lacks = end + 2 - size
                         break
+                    if data[end] != _CR or data[end + 1] != _LF:
+                        raise ProtocolError("a text is longer than it says")
                     item = data[start:end]
                 elif length == -1:
                     item = None

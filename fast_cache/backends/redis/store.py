@@ -20,11 +20,12 @@ from fast_cache.backends.redis.layout import (
     LONGEST_FENCE,
     TOKEN_LENGTH,
     Layout,
+    first_number,
     new_epoch,
     new_token,
 )
 from fast_cache.backends.redis.link import Link
-from fast_cache.backends.redis.resp import Command, Reply
+from fast_cache.backends.redis.resp import Command, Renewed, Reply
 from fast_cache.backends.store import Store, Terms
 from fast_cache.entry import MISSING, NEVER, MissingType
 from fast_cache.errors import BackendError, DecodeError, EncodeError
@@ -229,9 +230,9 @@ class RedisStore(Store):
 
     def _capture(self, key: str, terms: Terms, *, replace: bool) -> list[Command]:
         commands = self._layout.left(key) if terms.soft else []
-        commands += self._layout.capture(key, new_token(), new_token(), replace=replace)
-        commands += self._layout.capture_number(new_epoch())
-        return commands + self._layout.capture_tags({digest: new_token() for digest in _digests(terms)})
+        commands += self._layout.capture(key, Renewed(new_token), Renewed(new_token), replace=replace)
+        commands += self._layout.capture_number(Renewed(lambda: first_number(new_epoch())))
+        return commands + self._layout.capture_tags({digest: Renewed(new_token) for digest in _digests(terms)})
 
     async def _captured(
         self, port: Port, key: str, terms: Terms, replies: list[Reply], *, replace: bool
@@ -249,8 +250,9 @@ class RedisStore(Store):
         if not _is_fence(fence):
             if found is not MISSING and found.fresh_for > 0:
                 return found, None
-            fence = new_token()
-            _expect_ok(await self._link.exchange(port, self._layout.repair_fence(key, fence)))
+            repaired = Renewed(new_token)
+            _expect_ok(await self._link.exchange(port, self._layout.repair_fence(key, repaired)))
+            fence = repaired.value
         if damaged := [digest for digest, token in tags.items() if not is_token(token)]:
             tags |= await self._repaired(port, damaged)
         return found, Ticket(fence, await self.usable(port, generation), tags, number)
@@ -268,9 +270,10 @@ class RedisStore(Store):
 
     async def _repaired(self, port: Port, digests: Sequence[bytes]) -> dict[bytes, bytes]:
         """New generations in the place of what is none, which no entry repeats."""
-        token = new_token()
-        _expect_ok(await self._link.exchange(port, self._layout.set_tags(digests, token)))
-        return dict.fromkeys(digests, token)
+        tokens = {digest: Renewed(new_token) for digest in digests}
+        commands = [command for digest in digests for command in self._layout.set_tags([digest], tokens[digest])]
+        _expect_ok(await self._link.exchange(port, commands))
+        return {digest: token.value for digest, token in tokens.items()}
 
     async def _with_late(self, port: Port, ticket: Ticket, digests: Sequence[bytes]) -> Mapping[bytes, bytes] | None:
         """The generations of all tags; ``None`` if one that was added while loading was invalidated meanwhile."""
@@ -278,7 +281,7 @@ class RedisStore(Store):
         if not late:
             return ticket.tags
         # The number last: a tag that is invalidated in between must not be taken for one that was not.
-        capture = self._layout.capture_tags({digest: new_token() for digest in late})
+        capture = self._layout.capture_tags({digest: Renewed(new_token) for digest in late})
         if self._link.ordered:
             *replies, number = await self._link.exchange(port, capture + self._layout.last_number())
         else:
@@ -345,6 +348,7 @@ class RedisStore(Store):
                 await self.delete(port, key)
             raise
         self.flights.invalidate(key)
+        self._link.begin(key)
         try:
             await self._put(port, key, payload, self._longest if expire is None else min(expire, self._longest))
         except BackendError:
@@ -354,15 +358,15 @@ class RedisStore(Store):
 
     async def _put(self, port: Port, key: str, payload: Payload, lifetime: float) -> None:
         for _ in range(_LAPS):
-            token = new_token()
+            token = Renewed(new_token)
             length, _, generation = await self._link.exchange(port, self._layout.announce(key, token))
             if not isinstance(length, int) or length > LONGEST_FENCE:
                 _expect_ok(await self._link.exchange(port, self._layout.announce_anew(key, token)))
             if generation is None:
-                _, generation = await self._link.exchange(port, self._layout.read_generation(new_token()))
+                _, generation = await self._link.exchange(port, self._layout.read_generation(Renewed(new_token)))
             data = seal(key, payload, lifetime, await self.usable(port, generation))
             lifetime_ms = max(1, round(lifetime * 1000))
-            (stored,) = await self._link.exchange(port, self._layout.put(key, token, data, lifetime_ms))
+            (stored,) = await self._link.exchange(port, self._layout.put(key, token.value, data, lifetime_ms))
             if expect_int(stored) == _ANOTHER_FENCE:
                 # If ours was lost, what was to be replaced is still there. Without it this is a miss, which is safe.
                 _expect_ok(await self._link.exchange(port, self._layout.delete(key)))
@@ -378,9 +382,9 @@ class RedisStore(Store):
             return generation
         if isinstance(generation, Exception) and not str(generation).startswith("WRONGTYPE"):
             raise refused(generation)  # there may well be one that others use
-        repaired = new_token()
+        repaired = Renewed(new_token)
         _expect_ok(await self._link.exchange(port, self._layout.repair_generation(repaired)))
-        return repaired
+        return repaired.value
 
     async def stands(self, port: Port, key: str, ticket: object, terms: Terms) -> bool:
         assert isinstance(ticket, Ticket)
@@ -405,16 +409,18 @@ class RedisStore(Store):
 
     async def clear(self, port: Port) -> None:
         self.flights.invalidate_all()
-        await self._invalidate(port, None, self._layout.clear(new_token()))
+        await self._invalidate(port, None, self._layout.clear(Renewed(new_token)))
 
     async def delete_tagged(self, port: Port, tags: Sequence[str]) -> None:
         self.flights.lose(tags)
         digests = [name_digest(tag) for tag in tags]
+        for digest in digests:
+            self._link.begin(digest)
         confirmed = False
 
         async def tell() -> None:
             nonlocal confirmed
-            (number,) = await self._link.exchange(port, self._layout.next_number(digests, new_epoch()))
+            (number,) = await self._link.exchange(port, self._layout.next_number(digests, Renewed(new_epoch)))
             if not is_token(number):
                 raise refused(number)
             _expect_ok(await self._link.exchange(port, self._layout.set_tags(digests, number)))
@@ -428,6 +434,7 @@ class RedisStore(Store):
 
     async def _invalidate(self, port: Port, key: str | None, commands: list[Command]) -> list[Reply]:
         """Tell Redis of an invalidation. One that is not confirmed is owed, also if its caller is cancelled."""
+        self._link.begin(key)
         confirmed = False
 
         async def tell() -> list[Reply]:
