@@ -427,4 +427,6 @@ def _nothing() -> None:
 
 def _blocks(command: Command) -> float:
     """For how many seconds a command that waits may keep its sender waiting."""
-    return int(str(command[2])) / 1000
+    milliseconds = command[2]
+    assert isinstance(milliseconds, bytes)
+    return int(milliseconds) / 1000
