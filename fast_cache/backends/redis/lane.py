@@ -35,6 +35,9 @@ _TURNS: Final = 3
 held up itself, and what the server said lies waiting. Without it, 20 of 20 loops that were held up accused the server.
 """
 
+_EXCUSES: Final = 2
+"""So often a loop may be held up while it connects, before that looks like a server that is away."""
+
 _CHUNK: Final = 2**18
 """Bytes that a thread reads at once."""
 
@@ -124,6 +127,8 @@ class TaskLane:
         self._busy = False
         self._wire: _TaskWire | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._held_up = False
+        self._excuses = 0
         self._born = 0
         self._epoch = 0
         self._heard = 0.0
@@ -265,6 +270,7 @@ class TaskLane:
         if self._wire is None:
             if self._connecting is None:
                 self._born = self._epoch
+                self._held_up, self._excuses = False, _EXCUSES
                 self._connecting = self._loop.create_task(self._connected())
         else:
             try:
@@ -287,6 +293,10 @@ class TaskLane:
             self._wire = _TaskWire(self, await self._connect(ASYNCIO))
             self._connected_at = self._loop.time()
         except (BackendUnavailable, ConnectionError) as error:
+            if self._held_up:  # the driver's time-outs know nothing of that
+                self._held_up = False
+                self._connecting = self._loop.create_task(self._connected())
+                return
             self._guard.lost(self._epoch)
             failed = partial(unavailable, error)
         except asyncio.CancelledError:
@@ -309,6 +319,12 @@ class TaskLane:
         left = self._heard + self._silence - self._loop.time()
         if left > 0:
             self._watch = self._loop.call_later(left, self._look)
+        elif self._connecting is not None and left < -self._silence / 2 and self._excuses:
+            # The loop was held up. Of a connection that is being made there is more to say than lies waiting now.
+            self._excuses -= 1
+            self._held_up = True
+            self._heard = self._loop.time()
+            self._look()
         else:
             self._doubt(self._heard, _TURNS)
 

@@ -129,13 +129,15 @@ _NEXT: Final = """
 local last = redis.pcall('GET', KEYS[1])
 local epoch, number, recent = ARGV[1], 0, ''
 if type(last) == 'string' and #last >= 16 and #last % 8 == 0 then
-    epoch, number, recent = string.sub(last, 1, 8), struct.unpack('>I8', string.sub(last, 9, 16)), string.sub(last, 17)
+    local given = struct.unpack('>I8', string.sub(last, 9, 16))
+    if given < 2^52 then epoch, number, recent = string.sub(last, 1, 8), given, string.sub(last, 17) end
 end
 local token = epoch .. struct.pack('>I8', number + #ARGV[3] / 8)
 redis.call('SET', KEYS[1], token .. string.sub(recent .. ARGV[3], -8192), 'PX', ARGV[2])
 return token
 """
 # Behind the number lie the digests of the tags that were invalidated last, 8 bytes each: the last of them has it.
+# What is larger than anybody counts is rubbish: Lua's numbers, which are doubles, would not grow from there.
 
 _SET_TAG: Final = """
 local there = redis.pcall('GET', KEYS[1])

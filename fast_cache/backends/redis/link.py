@@ -202,10 +202,10 @@ class Link:
 
     async def _recognise(self, port: Port, connection: Any, where: Where) -> None:
         """Find out whether the server is another one than before: then it may lack what that one confirmed."""
-        (reply,) = await self._converse(port, connection, [("INFO", "server")])
-        if self.useless([reply]):
+        replies = await self._converse(port, connection, [("INFO", "server"), ("INFO", "replication")])
+        if self.useless(replies):
             raise BackendUnavailable("Redis can't serve anybody yet")
-        identity = _identity(reply)
+        identity = _identity(replies)
         if where in self._identities and (identity is None or identity != self._identities[where]):
             self._invalidations.repeat()
         self._identities[where] = identity
@@ -216,13 +216,14 @@ class Link:
 
     async def _deliver(self, talk: Callable[[list[Command]], Awaitable[list[Reply]]]) -> None:
         """Tell the server what it is owed."""
-        owed = self._invalidations.owed()
+        owed, servers = self._invalidations.owed(), self._identities.copy()
         for commands in owed.packets(self._layout):
             replies = await talk(commands)
             if any(isinstance(reply, Exception) for reply in replies):
                 # A replica or a server that forbids it: until it can be told, nothing it holds may be believed.
                 raise BackendUnavailable("Redis refuses the invalidations it is owed")
-        self._invalidations.delivered(owed)
+        if servers == self._identities:  # else one that was told may be gone already
+            self._invalidations.delivered(owed)
 
     async def _converse(self, port: Port, connection: Any, commands: Sequence[Command]) -> list[Reply]:
         """Send over a connection of the driver's that no lane has yet, and read a reply to each command.
@@ -272,12 +273,14 @@ async def _suspended(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-def _identity(reply: Reply) -> bytes | None:
-    """Which run of which server this is, if it says so."""
-    for line in reply.splitlines() if isinstance(reply, bytes) else ():
-        if line.startswith(b"run_id:"):
-            return bytes(line)
-    return None
+def _identity(replies: Sequence[Reply]) -> bytes | None:
+    """Which run of which server this is, and whose data it has, if it says so.
+
+    A master that was made the replica of another one, and master again, is the same run with other data.
+    """
+    lines = [line for reply in replies if isinstance(reply, bytes) for line in reply.splitlines()]
+    told = [line for line in lines if line.startswith((b"run_id:", b"master_replid:"))]
+    return b" ".join(told) if any(line.startswith(b"run_id:") for line in told) else None
 
 
 async def _one_reply(port: Port, connection: Any) -> Reply:
