@@ -1,7 +1,7 @@
 """``python -m tests.benchmarks [scenario ...]``: measure, print a table for each scenario, and on request publish.
 
 ``--write-readme`` runs every scenario in full, puts the tables into the README and draws the chart. Who survives what
-has a block of its own there, which ``survival --write-readme`` writes alone.
+has a block of its own there, which ``survival --write-readme`` writes alone; so have the faults of Redis.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tests.benchmarks.chart import draw
 from tests.benchmarks.peers import versions
 from tests.benchmarks.readme import rewrite
 from tests.benchmarks.report import Options, Skipped, Table
+from tests.faults import measure
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -31,6 +32,7 @@ SCENARIOS: dict[str, Callable[[Options], Iterator[Table]]] = {
     "expiry": expiry.run,
     "redis": redis_throughput.run,
     "survival": survival.run,
+    "faults": measure.run,
 }
 
 APART = {
@@ -43,6 +45,10 @@ APART = {
     "survival": (
         "Observed by `make bench ARGS=survival`: each scenario is done to each library in a process of its own, with a "
         "Redis of its own where it takes one."
+    ),
+    "faults": (
+        "Measured by `make bench ARGS=faults`, with a Redis that is broken on purpose. What the scenarios of "
+        "[tests/faults](tests/faults) assert of each fault is measured here."
     ),
 }
 """Scenarios with a block of the README for themselves, which may be published alone; and what is said above it."""
