@@ -144,7 +144,7 @@ def test_an_invalidation_that_was_confirmed_just_before_the_crash_is_told_again(
         assert await backend.aget("key") == "old"
         ground.server.command("SAVE")
         loop = asyncio.get_running_loop()
-        lane = backend._link._fleet._loops[loop].lanes.lane_for([])
+        lane = backend._link._fleet._loops[loop].to(None).lane_for([("PING",)])
         deletion = asyncio.create_task(backend.adelete("key"))
 
         def restart_once_it_is_answered() -> None:
