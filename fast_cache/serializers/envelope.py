@@ -142,11 +142,10 @@ def unpack_plain(key: bytes, data: bytes, generation: bytes) -> tuple[bytes, byt
     stale. Of them this takes 1.1 µs, where :func:`unpack`, with what its callers do to its result, takes 3.3.
     """
     if (
-        data[:4] != _PLAIN
-        or data[48:73] != b"\x01" + generation
+        data[32:73] != blake2b(key, digest_size=16).digest() + b"\x01" + generation
+        or not data.startswith(_PLAIN)
         or data[12:20] != _NEVER_STALE
-        or data[32:48] != blake2b(key, digest_size=16).digest()
-        or data[-4:] != _CHECKSUM.pack(crc32(data[:-4]))
+        or _CHECKSUM.unpack_from(data, len(data) - 4)[0] != crc32(data[:-4])
     ):
         return None
     return data[24:32], data[73:-4]

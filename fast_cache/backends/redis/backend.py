@@ -145,6 +145,7 @@ class RedisBackend(CacheBackend):
         # A load of another process that began before may store for so long, and what it stores lives for so long.
         invalidations = Invalidations(longest_load + longest)
         self._link = link(target, layout, invalidations, silence=silence, keep=pool_size, most=max_connections)
+        self._layout = layout
         self._keeper = Keeper(self._link, layout, length=lasts, longest=longest_load)
         self._store = RedisStore(
             type(self).__name__,
@@ -210,8 +211,11 @@ class RedisBackend(CacheBackend):
     async def get_step(self, port: Port, key: str, default: Any) -> Any:
         store = self._store
         value: Any = MISSING
+        check_key(key)
         try:
-            value = await store.value(port, check_key(key))
+            value = store.plain(key, replies := await self._link.exchange(port, self._layout.read(key)))
+            if value is MISSING:
+                value = await store.closely(port, key, replies)
         except BackendError as error:
             store.health.failed("read", error)
         else:

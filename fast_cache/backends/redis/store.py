@@ -110,15 +110,17 @@ class RedisStore(Store):
         self.serializer = serializer
         self._raising = None if serializer is None else RaisingCodec(serializer, ())
 
-    async def value(self, port: Port, key: str) -> Any:
-        """The value of ``key`` for those who know nothing but that, ``MISSING`` if there is none that is fresh."""
-        replies = await self._link.exchange(port, self._layout.read(key))
+    def plain(self, key: str, replies: Sequence[Reply]) -> Any:
+        """The value of ``key`` for those who know nothing but that, from what was read, by the shortest way."""
         value = plain_value(key, replies[0], replies[1], self.serializer, self._limits.largest)
-        if value is MISSING:
-            found = await self._closely(port, key, BY_HAND, [], replies)
-            if isinstance(found, Found) and found.fresh_for > 0:
-                value = found.value
         return MISSING if type(value) is Raised else value
+
+    async def closely(self, port: Port, key: str, replies: list[Reply]) -> Any:
+        """The same, whatever it is; ``MISSING`` if there is none that is fresh."""
+        found = await self._closely(port, key, BY_HAND, [], replies)
+        if not isinstance(found, Found) or found.fresh_for <= 0 or type(found.value) is Raised:
+            return MISSING
+        return found.value
 
     async def read(self, port: Port, key: str, terms: Terms) -> Found | MissingType:
         # The time that is left is asked for first. Commands of one packet are not one step: a value that is written in
