@@ -124,6 +124,7 @@ class TaskLane:
         self._flying: list[_Waiting] = []
         self._batch: Batch | None = None
         self._with_texts = False
+        self._alone = False
         self._busy = False
         self._wire: _TaskWire | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -149,13 +150,19 @@ class TaskLane:
     def exchange(self, packet: Packet) -> asyncio.Future[list[Reply]]:
         """Send ``packet`` with what others send in this turn of the loop. The future may be cancelled.
 
+        Who was alone the last time is taken to be so again, and not kept waiting for others to the end of the turn: of
+        one caller's reads, that is a seventh.
+
         Its error is :class:`BackendUnavailable`.
         """
         future: asyncio.Future[list[Reply]] = self._loop.create_future()
         self._queue.append((packet, future, []))
         if not self._busy:
             self._busy = True
-            self._loop.call_soon(self._flush)
+            if self._alone:
+                self._flush()
+            else:
+                self._loop.call_soon(self._flush)
         return future
 
     def shared(self, command: Command) -> asyncio.Future[list[Reply]]:
@@ -282,6 +289,7 @@ class TaskLane:
             del queue[: len(calls)]
             self._shared.clear()
             self._flying, self._batch, self._with_texts = calls, batch, with_texts
+            self._alone = len(calls) == 1
             self._unsent = 0
             self._wire.send(data, len(batch.commands))
         if self._watch is None:
