@@ -29,7 +29,7 @@ from fast_cache.backends.redis.lane import unavailable
 from fast_cache.backends.redis.layout import Layout
 from fast_cache.backends.redis.resp import Command, Reply, pack
 from fast_cache.errors import BackendUnavailable
-from fast_cache.ports import ASYNCIO, Port
+from fast_cache.ports import Port
 from redis.exceptions import ResponseError
 
 _BETWEEN_LOOKS: Final = (0.05, 0.25)
@@ -113,8 +113,6 @@ class Link:
         Raises:
             BackendUnavailable: the server is away, or did not answer in time.
         """
-        if port is ASYNCIO and not (self._breaker.is_open or self._invalidations.pending):
-            return self._carry(port, packet)  # the same as below by a shorter way, which is that of most reads
         return port.send(self._exchange, packet)
 
     async def servers(self, port: Port) -> Sequence[Where]:
@@ -179,8 +177,6 @@ class Link:
 
     def _carry(self, port: Port, packet: Packet) -> Awaitable[list[Reply]]:
         """Carry ``packet`` to where it belongs."""
-        if port is ASYNCIO:
-            return self._fleet.by_task(packet)
         return port.do(self._fleet.by_thread, self._fleet.by_task, packet)
 
     async def _wait(self, packet: Packet, seconds: float, port: Port) -> list[Reply] | None:
