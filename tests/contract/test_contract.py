@@ -45,7 +45,7 @@ class TestRedisBackend(BackendContract):
         self.url = redis_url
 
     def make_backend(self) -> CacheBackend:
-        return RedisBackend(self.url, namespace=new_namespace())
+        return RedisBackend(self.url, namespace=new_namespace(), timeout=10)
 
 
 class TestRedisBackendWithFewConnections(BackendContract):
@@ -64,7 +64,7 @@ class TestRedisBackendThatSignsAndCompressesEverything(BackendContract):
 
     def make_backend(self) -> CacheBackend:
         signed = PickleSerializer(secret="a secret of 16 bytes or more")
-        return RedisBackend(self.url, namespace=new_namespace(), serializer=signed, compress_above=1)
+        return RedisBackend(self.url, namespace=new_namespace(), serializer=signed, compress_above=1, timeout=10)
 
 
 class TestRedisBackendOverACluster(BackendContract):
@@ -73,7 +73,7 @@ class TestRedisBackendOverACluster(BackendContract):
         self.url = redis_cluster.url
 
     def make_backend(self) -> CacheBackend:
-        return RedisBackend(self.url, namespace=new_namespace(), timeout=5)
+        return RedisBackend(self.url, namespace=new_namespace(), timeout=10)
 
 
 class TestRedisBackendOverTheUsersClient(BackendContract):
@@ -83,7 +83,7 @@ class TestRedisBackendOverTheUsersClient(BackendContract):
             yield
 
     def make_backend(self) -> CacheBackend:
-        return RedisBackend(self.users, namespace=new_namespace())
+        return RedisBackend(self.users, namespace=new_namespace(), timeout=10)
 
 
 class OverAsyncClient(RedisBackend):
