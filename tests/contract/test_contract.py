@@ -90,7 +90,7 @@ class OverAsyncClient(RedisBackend):
     """Closes the user's client together with the backend: what the user does elsewhere in a program."""
 
     def __init__(self, client: Any) -> None:
-        super().__init__(client, namespace=new_namespace())
+        super().__init__(client, namespace=new_namespace(), timeout=10)
         self.users = client
 
     async def aclose(self) -> None:
