@@ -20,7 +20,7 @@ from fast_cache import RedisBackend
 from fast_cache.backends.redis.deployment import Target
 from fast_cache.backends.redis.lane import TaskLane, ThreadLane, ThreadWire
 from fast_cache.backends.redis.large import LargeKeys
-from fast_cache.backends.redis.resp import Parser, Reply
+from fast_cache.backends.redis.resp import Parser, Renewed, Reply
 from fast_cache.backends.redis.target import target_of
 from fast_cache.errors import BackendUnavailable
 from fast_cache.ports import BLOCKING, Port, run_blocking
@@ -366,6 +366,15 @@ def test_a_batch_is_sent_over_one_more_connection_and_no_third(run: Run, peer: P
     lost(run.start(get("b")))
     assert peer.batches[1:] == [(1, [[b"MGET", b"b"]]), (2, [[b"MGET", b"b"]])]
     assert run.guard.losses == [7]
+
+
+def test_a_word_that_must_not_come_twice_is_another_one_when_it_is_sent_again(run: Run, peer: Peer) -> None:
+    run.open(connect_to(peer))
+    assert run.start(get("a")).result(PATIENCE) == [b"a"]
+    peer.answer = hangs_up
+    names = iter([b"first", b"second", b"third"])
+    lost(run.start(("SET", b"k", Renewed(lambda: next(names)))))
+    assert [commands for _, commands in peer.batches[1:]] == [[[b"SET", b"k", b"first"]], [[b"SET", b"k", b"second"]]]
 
 
 def test_a_batch_that_was_half_answered_is_not_sent_again(run: Run, peer: Peer) -> None:

@@ -629,12 +629,12 @@ class ThreadLane:
         """The replies to each packet; whether some are errors, and whether they are large."""
         while True:
             batch = Batch(packets, merges=self._merges)
-            replies, errs, heavy = self._sent(batch, pack(batch.commands, scripts=scripts))
+            replies, errs, heavy = self._sent(batch, scripts=scripts)
             if not batch.refused(replies):
                 return batch.shared_out(replies), errs, heavy
             self._merges = False
 
-    def _sent(self, batch: Batch, data: bytes) -> tuple[list[Reply], bool, bool]:
+    def _sent(self, batch: Batch, *, scripts: bool) -> tuple[list[Reply], bool, bool]:
         self._epoch = self._guard.epoch
         if self._wire is not None and self._born != self._epoch:
             self._part()  # from before an outage, in which another server may have taken this one's place
@@ -645,6 +645,7 @@ class ThreadLane:
                     self._wire = self._connected()
                     self._connected_at = monotonic()
                 wire = self._wire
+                data = pack(batch.commands, scripts=scripts)  # each time: some words must not be sent twice
                 try:
                     parser = wire.talk(data, len(batch.commands), self._silence)
                     replies = parser.take()
