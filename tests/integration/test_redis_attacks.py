@@ -62,21 +62,18 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)  # between two looks
 
 
-@pytest.mark.parametrize("step", ["announce", "put"])
 @pytest.mark.parametrize("after", ["delete", "set"])
-def test_a_set_that_arrives_late_undoes_nothing(
-    way: Way, step: str, after: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_set_that_arrives_late_undoes_nothing(way: Way, after: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = RedisBackend(f"redis://127.0.0.1:{way.port}/0", namespace="late", timeout=0.3)
     backend.set("warm", 1)
-    real = getattr(Layout, step)
+    real = Layout.put
 
     def cut(self: Layout, *args: Any) -> Any:
         way.hold(0)
         return real(self, *args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Layout, step, cut)
+        patched.setattr(Layout, "put", cut)
         backend.set("price", "old")
     assert failures(backend) == 1
     assert is_open(backend)
@@ -92,54 +89,89 @@ def test_a_set_that_arrives_late_undoes_nothing(
     backend.close()
 
 
-def test_a_load_that_begins_while_a_value_is_put_does_not_overwrite_it(redis_url: str) -> None:
-    backend = RedisBackend(redis_url, namespace="put")
+def test_a_set_that_is_cancelled_on_its_way_ends_when_it_is_decided_what_became_of_it(way: Way) -> None:
+    backend = RedisBackend(f"redis://127.0.0.1:{way.port}/0", namespace="cancelled", timeout=PATIENCE)
+
+    async def main() -> None:
+        await backend.aset("price", "first")
+        way.hold(0)
+        sent = asyncio.create_task(backend.aset("price", "second"))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        sent.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+            assert not sent.done()
+        behind = asyncio.create_task(backend.aset("price", "third"))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        behind.cancel()  # it has not been sent
+        with pytest.raises(asyncio.CancelledError):
+            await behind
+        assert not sent.done()
+        way.through.set()
+        with pytest.raises(asyncio.CancelledError):
+            await sent
+        assert way.answered.is_set()
+        assert await backend.aget("price") == "second"
+        await backend.aclose()
+
+    asyncio.run(main())
+    assert failures(backend) == 0
+
+
+def test_a_load_that_begins_before_a_value_is_put_does_not_overwrite_it(redis_url: str) -> None:
     layout = Layout("put", 60_000)
     with contextlib.closing(raw_client(redis_url)) as raw:
-        token, load = b"p" * 16, b"l" * 16
-        raw.execute_command(*layout.announce("k", token)[0])
-        raw.set(layout.fence_key("k"), load, nx=True)
-        captured = raw.get(layout.fence_key("k"))
-        assert raw.execute_command(*layout.put("k", token, b"value", 60_000)[0]) == 1
-        assert isinstance(captured, bytes)
+        captured = new_token()
+        raw.set(layout.fence_key("k"), captured)
+        seconds, microseconds = raw.time()
+        now = seconds * 1_000_000 + microseconds
+        assert raw.execute_command(*layout.put("k", b"value", 60_000, now + 60_000_000)[0]) >= now
         assert raw.execute_command(*layout.write("k", captured, b"loaded", 60_000)[0]) == 0
         assert raw.get(layout.value_key("k")) == b"value"
-        assert not raw.exists(layout.fence_key("k"))
-    backend.close()
+        raw.set(layout.fence_key("k"), captured)
+        assert raw.execute_command(*layout.put("k", b"late", 60_000, now)[0]) < -now
+        assert raw.get(layout.value_key("k")) == b"value"
+        assert raw.get(layout.fence_key("k")) == captured
 
 
-def test_of_two_values_put_at_once_the_one_announced_last_stays(redis_url: str) -> None:
-    layout = Layout("put", 60_000)
-    with contextlib.closing(raw_client(redis_url)) as raw:
-        first, second = new_token(), new_token()
-        for order in ((first, second), (second, first)):
-            raw.flushall()
-            for token in (first, second):
-                raw.execute_command(*layout.announce("k", token)[0])
-            replies = [raw.execute_command(*layout.put("k", token, token, 60_000)[0]) for token in order]
-            assert raw.get(layout.value_key("k")) == second
-            assert replies == ([1, 1] if order[0] is first else [1, -1])
-
-
-def test_a_value_whose_announcement_is_lost_is_announced_again(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = RedisBackend(redis_url, namespace="lost")
-    backend.set("k", "old")
-    layout = Layout("lost", 60_000)
+def test_a_server_whose_clock_is_not_known_well_is_asked_twice(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = RedisBackend(redis_url, namespace="clock")
+    backend.set("k", 0)
+    clock = link_of(backend)._fleet._threads.to(None)._small._wire.clock
+    sent: list[None] = []
     real = Layout.put
-    evicted: list[None] = []
-    with contextlib.closing(raw_client(redis_url)) as raw:
 
-        def evict(self: Layout, *args: Any) -> Any:
-            if not evicted:
-                evicted.append(None)
-                assert raw.delete(layout.fence_key("k")) == 1
-            return real(self, *args)
+    def put(self: Layout, *args: Any) -> Any:
+        sent.append(None)
+        return real(self, *args)
 
-        monkeypatch.setattr(Layout, "put", evict)
-        backend.set("k", "new")
-    assert backend.get("k") == "new"
-    assert failures(backend) == 0
+    monkeypatch.setattr(Layout, "put", put)
+    ahead, at = clock._known
+    for value, known in enumerate([None, (ahead - 3600, at), (ahead + 3600, at)], 1):
+        clock._known = known
+        backend.set("k", value)
+        assert backend.get("k") == value
+    assert len(sent) == 2 + 2 + 1, "not known; set forward since; set back since"
+    backend.set("k", 4)
+    assert len(sent) == 6
+    assert abs(clock.ahead(time.monotonic()) - ahead) < 1
     backend.close()
+
+
+def test_a_set_after_another_process_has_cleared_is_found(redis_url: str) -> None:
+    backend, other = (RedisBackend(redis_url, namespace="cleared") for _ in range(2))
+    backend.set("k", "old")
+    other.clear()
+    backend.set("k", "new")
+    assert (backend.get("k"), other.get("k")) == ("new", "new")
+    with contextlib.closing(raw_client(redis_url)) as raw:
+        raw.delete(Layout("cleared", 1).read_generation(b"")[0][1])
+        backend.set("k", "newer")
+    assert (backend.get("k"), other.get("k")) == ("newer", "newer")
+    backend.close()
+    other.close()
 
 
 @pytest.mark.parametrize("url", ["{}/99", "{}/0?client_name=a%20b", "redis://" + "a" * 70 + "/0"])

@@ -36,6 +36,9 @@ from tests.benchmarks.redis_subjects import ASYNC, BLOCKING, CACHED, REDIS_PY, C
 from tests.benchmarks.report import OURS, Options, Skipped
 from tests.support.redis_server import RedisServer
 
+ONE = pytest.approx(1, abs=0.02)
+"""For each operation; now and then ours, which has written there, asks besides whether the server is still the same."""
+
 TWO_ROUNDS = Effort(seconds=0, rounds=2)
 
 
@@ -204,7 +207,8 @@ def test_the_async_contestants_reach_the_server_for_every_operation(redis_url: s
     assert reads.outcomes.keys() == {OURS, CACHED, REDIS_PY}
     assert not any(outcome.failures for outcome in reads.outcomes.values())
     theirs = reads.outcomes[REDIS_PY].slices[-1]
-    assert (theirs.commands, theirs.round_trips) == (1, 1)
+    assert theirs.commands == ONE
+    assert theirs.round_trips == ONE
     assert all(0 < one.round_trips <= 1 for one in reads.outcomes[OURS].slices)
     assert all(one.client_cpu > 0 for outcome in reads.outcomes.values() for one in outcome.slices)
     writes = measured_at(redis_url, Load(WRITES, 150, callers), *ASYNC)
@@ -217,7 +221,7 @@ def test_the_blocking_contestants_reach_the_server_for_every_operation(redis_url
         cell = measured_at(redis_url, Load(kind, 150, 8, blocking=True), *BLOCKING)
         assert cell.outcomes.keys() == {OURS, REDIS_PY}
         assert not any(outcome.failures for outcome in cell.outcomes.values())
-        assert cell.outcomes[REDIS_PY].slices[-1].commands == 1
+        assert cell.outcomes[REDIS_PY].slices[-1].commands == ONE
 
 
 def test_where_the_default_pool_fails_the_waiting_one_is_taken_and_the_reason_kept(redis_url: str) -> None:
@@ -349,6 +353,33 @@ def test_ratios_are_those_of_each_round_and_failures_are_named() -> None:
         ["reads, 150 B, 500 tasks", "7.50 µs", "750 ns", "3.75 µs", "375 ns", "1.00", "1.00", "1.00", "1.00"],
         ["90/10, 150 B, 100 tasks", "fails", "500 ns", "fails", "250 ns", "fails", "1.00", "fails", "1.00"],
     ], "small values only"
+
+
+def test_in_short_some_loads_are_published_with_what_they_cost() -> None:
+    def cell(kind: str, size: int, callers: int, **more: Any) -> Cell:
+        outcomes = {OURS: Outcome(slices=slices(1_000, 1_000)), REDIS_PY: Outcome(slices=slices(4_000, 4_000))}
+        return Cell(Load(kind, size, callers, **more), outcomes)
+
+    alone = [cell(kind, 150, callers) for kind in (READS, WRITES, MIXED) for callers in (1, 10, 100, 500, 5000)]
+    threads = [cell(READS, 150, callers, blocking=True) for callers in (1, 8, 32)]
+    many = [cell(READS, 150, callers) for callers in (1, 100)]
+    chosen = {"": [*alone, cell(READS, 1024, 100), *threads], "Cluster, ": many}
+    table = redis_throughput.in_short(redis_throughput.Place("here", None), chosen)
+    assert [row[0] for row in table.rows] == [
+        *(f"{kind}, {who}" for kind in ("reads", "writes") for who in ("1 task", "10 tasks", "100 tasks", "500 tasks")),
+        *("reads, 1 thread", "reads, 8 threads", "reads, 32 threads", "Cluster, reads, 100 tasks"),
+    ]
+    costs = ["2.00 µs", "500 ns", "1.00 µs", "250 ns", "1.00", "1.00"]
+    assert table.rows[0][1:] == ["4.00 µs", "1.00 µs", "4.00 (4.00 to 4.00)", *costs]
+    assert len(table.columns) == len(table.rows[0])
+    assert table.published
+    assert not any(long.published for long in redis_throughput.tables("Redis", alone))
+
+
+def test_every_load_that_is_published_is_measured() -> None:
+    loads = [*redis_throughput.loads(quick=False), *redis_throughput.loads_of_threads(quick=False)]
+    for measured_loads, name in ((loads, ""), (redis_throughput.loads_of_cluster(), "Cluster, ")):
+        assert {load.callers for load in measured_loads} >= set(redis_throughput.SHOWN[name])
 
 
 def test_without_a_server_the_scenario_says_what_it_needs(

@@ -176,6 +176,97 @@ def test_another_server_is_told_what_was_on_its_way_too(clock: Clock) -> None:
     assert invalidations.owed().keys == ("a",)
 
 
+def test_while_the_server_is_away_time_stands_still(clock: Clock) -> None:
+    """A failover may take longer than what was confirmed is remembered."""
+    invalidations = owing(clock)
+    invalidations.confirm("old")
+    clock.now += _REPLAYED
+    invalidations.confirm("a")
+    clock.now += 1
+    invalidations.away()
+    clock.now += 10 * _REPLAYED
+    invalidations.begin("meanwhile")
+    assert invalidations.unsafe()
+    invalidations.repeat()
+    assert invalidations.owed().keys == ("a", "meanwhile")
+
+
+def test_when_the_server_is_back_and_the_same_time_goes_on(clock: Clock) -> None:
+    invalidations = owing(clock)
+    invalidations.confirm("a")
+    invalidations.away()
+    clock.now += _REPLAYED
+    assert invalidations.unsafe()
+    invalidations.back()
+    assert not invalidations.unsafe()
+    invalidations.repeat()
+    assert not invalidations.pending
+
+
+def test_what_could_yet_be_lost_is_unsafe(clock: Clock) -> None:
+    invalidations = owing(clock)
+    assert not invalidations.unsafe()
+    invalidations.owe("a")
+    clock.now += 2 * _REPLAYED
+    assert invalidations.unsafe(), "as long as it is owed"
+    deliver(invalidations)
+    clock.now += _REPLAYED - 1
+    assert invalidations.unsafe()
+    clock.now += 1
+    assert not invalidations.unsafe()
+
+
+def test_what_replicas_lack_is_told_again_however_old_it_is(clock: Clock) -> None:
+    invalidations = Invalidations(LONGEST, clock, replicate=True)
+    for name in (None, "a", b"tag"):
+        invalidations.confirm(name)
+    clock.now += 10 * _REPLAYED
+    assert not invalidations.pending, "the server has been told"
+    assert invalidations.unsafe()
+    invalidations.repeat()
+    owed = invalidations.owed()
+    assert owed.everything
+    assert owed.keys == ("a", b"tag")
+    assert not invalidations.told()
+    invalidations.delivered(owed)
+    assert not invalidations.pending
+    assert invalidations.told().everything, "and that one's replicas are asked"
+
+
+def test_what_replicas_have_is_remembered_like_anything_that_was_confirmed(clock: Clock) -> None:
+    """There may be others, which have not."""
+    invalidations = Invalidations(LONGEST, clock, replicate=True)
+    invalidations.confirm("a")
+    told = invalidations.told()
+    assert not invalidations.all_replicated(told.upto)
+    invalidations.confirm("b")
+    invalidations.replicated(told)
+    assert invalidations.all_replicated(told.upto)
+    assert not invalidations.all_replicated(invalidations.last_told)
+    assert invalidations.told().keys == ("b",)
+    invalidations.replicated(invalidations.told())
+    invalidations.repeat()
+    assert invalidations.owed().keys == ("a", "b")
+
+
+def test_a_name_that_is_told_again_waits_for_its_last_time(clock: Clock) -> None:
+    invalidations = Invalidations(LONGEST, clock, replicate=True)
+    for name in ("a", "b", "a"):
+        invalidations.confirm(name)
+    assert invalidations.all_replicated(1)
+    assert not invalidations.all_replicated(2)
+    invalidations.confirm(None)
+    assert invalidations.all_replicated(3)
+    assert not invalidations.all_replicated(4)
+
+
+def test_what_has_expired_by_itself_is_not_waited_for(clock: Clock) -> None:
+    invalidations = Invalidations(LONGEST, clock, replicate=True)
+    invalidations.confirm("a")
+    clock.now += LONGEST
+    assert not invalidations.told()
+
+
 def test_clearing_that_was_confirmed_is_repeated_too(clock: Clock) -> None:
     invalidations = owing(clock)
     invalidations.confirm(None)

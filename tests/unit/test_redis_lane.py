@@ -17,8 +17,9 @@ import pytest
 from redis.exceptions import ResponseError
 
 from fast_cache import RedisBackend
+from fast_cache.backends.redis.deadlines import Dated, Deadline, ServerClock, time_left
 from fast_cache.backends.redis.deployment import Target
-from fast_cache.backends.redis.lane import TaskLane, ThreadLane, ThreadWire
+from fast_cache.backends.redis.lane import Connected, TaskLane, ThreadLane, ThreadWire
 from fast_cache.backends.redis.large import LargeKeys
 from fast_cache.backends.redis.resp import Parser, Renewed, Reply
 from fast_cache.backends.redis.target import target_of
@@ -154,9 +155,9 @@ class Tasks:
     def open(self, connect: Connect, *, silence: float = LONG, large: LargeKeys | None = None) -> None:
         self.lane = TaskLane(self.loop, connect, self.guard, large or LargeKeys(), silence=silence)
 
-    def start(self, *packet: Any) -> Future[list[Reply]]:
+    def start(self, *packet: Any, dated: bool = False) -> Future[list[Reply]]:
         async def call() -> list[Reply]:
-            replies: list[Reply] = await self.lane.exchange(packet)
+            replies: list[Reply] = await self.lane.exchange(Dated(packet) if dated else packet)
             return replies
 
         return asyncio.run_coroutine_threadsafe(call(), self.loop)
@@ -189,8 +190,8 @@ class Threads:
     def open(self, connect: Connect, *, silence: float = LONG, large: LargeKeys | None = None) -> None:
         self.lane = ThreadLane(connect, self.guard, large or LargeKeys(), silence=silence)
 
-    def start(self, *packet: Any) -> Future[list[Reply]]:
-        return self._pool.submit(self.lane.exchange, packet)
+    def start(self, *packet: Any, dated: bool = False) -> Future[list[Reply]]:
+        return self._pool.submit(self.lane.exchange, Dated(packet) if dated else packet)
 
     def do(self, step: Callable[..., object], **options: Any) -> None:
         step(**options)
@@ -236,7 +237,17 @@ def target(url: str) -> Target:
 
 
 def connect_to(peer: Peer) -> Connect:
-    return target(peer.url).connect
+    return connecting(peer.url)
+
+
+def connecting(url: str) -> Connect:
+    """Connects as a lane wants it."""
+    connect = target(url).connect
+
+    async def connected(port: Port) -> Connected:
+        return Connected(await connect(port), ServerClock())
+
+    return connected
 
 
 def get(name: str) -> tuple[str, bytes]:
@@ -290,6 +301,33 @@ def test_a_caller_who_is_cancelled_leaves_the_others_their_replies(tasks: Tasks,
     assert asked == [[[b"MGET", b"first"]], [[b"MGET", b"a", b"c"]], [[b"MGET", b"d"]]]
     assert peer.connections == 1
     assert tasks.guard.losses == []
+
+
+def test_a_connection_that_nobody_waits_for_any_more_is_not_made_to_the_end_when_the_lane_is_closed(
+    tasks: Tasks,
+) -> None:
+    begun = threading.Event()
+
+    async def connect(_: Any) -> Any:
+        begun.set()
+        await asyncio.sleep(LONG)
+
+    tasks.open(connect)
+    caller = tasks.start(("GET", "k"))
+    assert begun.wait(PATIENCE)
+    caller.cancel()
+    leaving: list[asyncio.Task[None]] = []
+
+    async def close() -> None:
+        await asyncio.sleep(0)
+        tasks.lane.close()
+        assert tasks.lane.leaving is not None
+        leaving.append(tasks.lane.leaving)
+        await asyncio.wait(leaving)
+
+    asyncio.run_coroutine_threadsafe(close(), tasks.loop).result(PATIENCE)
+    assert leaving[0].cancelled()
+    assert tasks.lane.leaving is None
 
 
 def test_nobody_is_left_who_would_be_sent_for(tasks: Tasks, peer: Peer) -> None:
@@ -414,6 +452,35 @@ def test_rubbish_is_a_loss_and_the_next_connection_is_clean(run: Run, peer: Peer
     assert peer.connections == 2
 
 
+def test_what_has_a_deadline_is_sent_again_when_that_has_passed(run: Run, peer: Peer) -> None:
+    run.open(connect_to(peer))
+    assert run.start(get("a")).result(PATIENCE) == [b"a"]
+    deadline = Deadline(0.2)
+    untils: list[float] = []
+
+    def answer(number: int, commands: list[Words]) -> bytes:
+        untils.append(deadline.until)
+        if number == 1:
+            raise HangUp
+        assert time.monotonic() >= untils[0], "until then the first one may yet be carried out"
+        return echo(commands)
+
+    peer.answer = answer
+    assert run.start(("SET", b"k", deadline), dated=True).result(PATIENCE) == [b"k"]
+    assert len(untils) == 2
+    assert run.guard.losses == []
+
+
+def test_who_has_a_deadline_and_gets_no_answer_waits_until_it_has_passed(run: Run, peer: Peer) -> None:
+    run.open(connect_to(peer))
+    deadline = Deadline(0.2)
+    peer.answer = hangs_up
+    lost(run.start(("SET", b"k", deadline), dated=True))
+    assert 0 < deadline.until <= time.monotonic()
+    assert time_left([("SET", b"k", deadline)]) == 0
+    assert len(peer.batches) == 1
+
+
 def test_what_nobody_asked_for_ends_the_connection(tasks: Tasks, peer: Peer) -> None:
     tasks.open(connect_to(peer))
     assert tasks.start(get("a")).result(PATIENCE) == [b"a"]
@@ -426,7 +493,7 @@ def test_what_nobody_asked_for_ends_the_connection(tasks: Tasks, peer: Peer) -> 
 def test_nobody_listens_where_the_server_should_be(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
-    run.open(target(url).connect)
+    run.open(connecting(url))
     lost(run.start(get("a")))
     assert run.guard.losses == [7]
     assert run.lane.idle
@@ -437,13 +504,13 @@ def test_a_connection_that_is_closed_before_it_is_used_is_a_loss(tasks: Tasks, p
     made: list[Any] = []
 
     async def connect(port: Port) -> Any:
-        connection = await connect_to(peer)(port)
+        connected = await connect_to(peer)(port)
         if not made:
-            connection._writer.transport.abort()
+            connected.connection._writer.transport.abort()
             for _ in range(3):
                 await asyncio.sleep(0)  # in which the driver hears of it
-        made.append(connection)
-        return connection
+        made.append(connected)
+        return connected
 
     tasks.open(connect)
     lost(tasks.start(get("a")))
@@ -477,7 +544,7 @@ SCRIPT = "return redis.call('INCR', KEYS[1])"
 def test_a_script_that_the_server_forgot_is_sent_in_full_and_nothing_before_it_is_repeated(
     run: Run, own_redis: RedisServer
 ) -> None:
-    run.open(target(own_redis.url).connect)
+    run.open(connecting(own_redis.url))
     packet = [("INCR", "plain"), ("EVAL", SCRIPT, 1, "scripted"), ("GET", "plain"), ("GET", "scripted")]
     assert run.start(*packet).result(PATIENCE) == [1, 1, b"1", b"1"]
     assert run.start(*packet).result(PATIENCE) == [2, 2, b"2", b"2"]
@@ -524,7 +591,7 @@ def test_a_server_that_does_not_let_us_read_several_at_once_is_asked_for_one_aft
         admin.acl_setuser(
             "ours", enabled=True, passwords=["+secret"], categories=["+@all"], commands=["-mget"], keys=["*"]
         )
-        run.open(target(own_redis.url.replace("redis://", "redis://ours:secret@")).connect)
+        run.open(connecting(own_redis.url.replace("redis://", "redis://ours:secret@")))
         for _ in range(3):
             assert run.start(("INCR", b"n"), get("a"), get("b")).result(PATIENCE)[1:] == [b"1", None]
         stats: Any = admin.info("commandstats")
@@ -582,7 +649,7 @@ def test_a_lane_that_is_idle_is_closed_at_once(run: Run, peer: Peer) -> None:
 
 
 def test_what_can_not_be_sent_at_once_is_sent_in_parts(run: Run, own_redis: RedisServer) -> None:
-    run.open(target(own_redis.url).connect)
+    run.open(connecting(own_redis.url))
     data = os.urandom(20_000_000)
     assert run.start(("SET", b"k", data), ("STRLEN", b"k")).result(PATIENCE) == [b"OK", len(data)]
     assert run.start(get("k")).result(PATIENCE) == [data]
@@ -690,7 +757,7 @@ def test_a_server_that_takes_no_more_is_silent_only_when_it_takes_nothing(tasks:
     """A large batch goes out slowly: as long as some of it does, the server is there."""
     listener = socket.create_server(("127.0.0.1", 0))
     data, taken = os.urandom(24_000_000), 0
-    tasks.open(target(f"redis://127.0.0.1:{listener.getsockname()[1]}/0").connect, silence=0.4)
+    tasks.open(connecting(f"redis://127.0.0.1:{listener.getsockname()[1]}/0"), silence=0.4)
     caller = tasks.start(("SET", b"k", data))
     near, _ = listener.accept()
     with near, listener:

@@ -172,6 +172,8 @@ def test_well_formed_urls_are_taken(url: str) -> None:
         {"namespace": "\ud800"},
         {"pool_size": 0},
         {"max_connections": 0},
+        {"wait_for_replicas": 0},
+        {"wait_for_replicas": True},
         {"timeout": 0},
         {"timeout": -1},
         {"connect_timeout": "soon"},
@@ -203,7 +205,7 @@ def settings(backend: RedisBackend) -> Any:
         connection.socket_timeout,
         connection.socket_connect_timeout,
         store._layout.repair_fence("k", b"t")[0][-1],
-        store._longest,
+        store.longest,
         store._link._silence,
     )
 

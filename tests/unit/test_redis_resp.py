@@ -119,7 +119,7 @@ def test_rubbish_is_a_protocol_error_and_nothing_else(pieces: list[bytes]) -> No
 @pytest.mark.parametrize(
     "data",
     [
-        *(b"!\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"_\r\n", b"%1\r\n", b">2\r\n", b"\r\n", b"\0\r\n"),
+        *(b"!\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b",1\r\n", b"#t\r\n", b"~1\r\n", b"\r\n", b"\0\r\n"),
         *(b"$x\r\n", b"$\r\n", b"$-2\r\n", b"$1.5\r\n", b":\r\n", b":one\r\n", b"*\r\n", b"*x\r\n"),
         *(b"$3\r\nabcde\r\n", b"$3\r\nab\r\n:1\r\n", b"$0\r\nab"),
         b":" + b"1" * 5000 + b"\r\n",
@@ -129,6 +129,23 @@ def test_rubbish_is_a_protocol_error_and_nothing_else(pieces: list[bytes]) -> No
 def test_what_redis_never_says_is_refused(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         Parser().feed(data)
+
+
+def test_what_resp3_says_to_those_who_track_changes_is_understood() -> None:
+    parser = Parser()
+    parser.feed(
+        b"%1\r\n$5\r\nproto\r\n:3\r\n>2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n>2\r\n$10\r\ninvalidate\r\n_\r\n"
+    )
+    assert parser.take() == [[b"proto", 3], [b"invalidate", [b"k"]], [b"invalidate", None]]
+
+
+def test_what_is_complete_can_be_had_while_more_is_under_way() -> None:
+    parser = Parser()
+    parser.feed(b":1\r\n*2\r\n:2\r\n")
+    assert parser.drain() == [1]
+    parser.feed(b":3\r\n:4\r\n")
+    assert parser.drain() == [[2, 3], 4]
+    assert parser.drain() == []
 
 
 def test_the_depth_of_a_reply_takes_no_stack() -> None:

@@ -11,15 +11,18 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from fast_cache.backends.base import CacheBackend
+from fast_cache.backends.channel import Channel, Listener
 from fast_cache.backends.keyspace import check_key, check_namespace
 from fast_cache.backends.redis.calls import RedisCalls
 from fast_cache.backends.redis.changes import Changes
 from fast_cache.backends.redis.cluster import Cluster
 from fast_cache.backends.redis.cluster_link import ClusterLink
+from fast_cache.backends.redis.hearing import Hearing
 from fast_cache.backends.redis.invalidations import Invalidations
 from fast_cache.backends.redis.keeper import Keeper
 from fast_cache.backends.redis.layout import Layout
 from fast_cache.backends.redis.link import Link
+from fast_cache.backends.redis.reclaim import Reclaimer
 from fast_cache.backends.redis.store import RedisStore
 from fast_cache.backends.redis.target import target_of
 from fast_cache.backends.steps import CallSteps
@@ -59,7 +62,8 @@ class RedisBackend(CacheBackend):
         pool_size: how many connections stay open at most while nobody uses them, per event loop, and for all threads
             together. Callers share them: one carries what is small, and another one what is large.
         max_connections: how many may be open at once, and up to a quarter more, on which functions with
-            ``lock="distributed"`` wait. With 1, small values wait for large ones.
+            ``lock="distributed"`` wait. With 1, small values wait for large ones. Where Redis allows no scripts, each
+            process has one more.
         client, async_client: your clients, where both flavours are to be yours. A missing flavour is made alike,
             except from a client with connections of a class of your own: then give both.
         credential_provider: a ``redis.CredentialProvider``, asked for user and password at each new connection.
@@ -79,6 +83,11 @@ class RedisBackend(CacheBackend):
         serializer: makes bytes of all values, those set by hand too, in place of return annotations:
             :class:`PickleSerializer`, or one of your own, see :class:`Serializer`. Functions may have another
             (``cached(serializer=...)``). Entries that another serializer wrote are a miss.
+        wait_for_replicas: an invalidation, or a value set by hand, counts as confirmed only when so many replicas, of
+            each master in a Cluster, have acknowledged it within ``timeout`` (1 second at most), by ``WAIT``. Its
+            caller is kept waiting for that. One that they have not is a failed step of the cache; it is told again to
+            a server that takes the place of this one, however much later, unless replicas, who are asked again in the
+            background, have it by then. By default none is asked.
         lease: for functions with ``lock="distributed"``: how soon another process loads in the place of one that died;
             5 seconds by default, 0.1 at least. A load that takes longer keeps its lease.
 
@@ -108,12 +117,14 @@ class RedisBackend(CacheBackend):
         lease: Duration | None = None,
         compress_above: int | None = 4096,
         serializer: Serializer[Any] | None = None,
+        wait_for_replicas: int | None = None,
     ) -> None:
         self.namespace = check_namespace(namespace)
         count(pool_size, option="pool_size")
         count(max_connections, option="max_connections")
         count(max_value_size, option="max_value_size")
         optional_count(compress_above, option="compress_above")
+        optional_count(wait_for_replicas, option="wait_for_replicas")
         codec = checked_serializer(serializer)
         clients = [given for given in (client, async_client) if given is not None]
         if redis_url is not None and not isinstance(redis_url, str):
@@ -143,15 +154,25 @@ class RedisBackend(CacheBackend):
         )
         link = ClusterLink if isinstance(target, Cluster) else Link
         # A load of another process that began before may store for so long, and what it stores lives for so long.
-        invalidations = Invalidations(longest_load + longest)
-        self._link = link(target, layout, invalidations, silence=silence, keep=pool_size, most=max_connections)
+        invalidations = Invalidations(longest_load + longest, replicate=wait_for_replicas is not None)
+        self._link = link(
+            target,
+            layout,
+            invalidations,
+            silence=silence,
+            keep=pool_size,
+            most=max_connections,
+            replicas=wait_for_replicas,
+        )
         self._layout = layout
         self._keeper = Keeper(self._link, layout, length=lasts, longest=longest_load)
+        self._reclaimer = Reclaimer(self._link, layout)
         self._store = RedisStore(
             type(self).__name__,
             self._link,
             layout,
             self._keeper,
+            self._reclaimer,
             longest,
             max_value_size,
             compress_above,
@@ -192,10 +213,12 @@ class RedisBackend(CacheBackend):
         return await self._has(ASYNCIO, key)
 
     def close(self) -> None:
+        self._reclaimer.close()
         run_blocking(self._keeper.close(BLOCKING))
         self._link.close()
 
     async def aclose(self) -> None:
+        self._reclaimer.close()
         await self._keeper.close(ASYNCIO)
         await self._link.aclose()
         self._link.close()
@@ -205,6 +228,9 @@ class RedisBackend(CacheBackend):
 
     def engine_calls(self) -> CallSteps:
         return self._calls
+
+    def engine_channel(self, listener: Listener, *, how: str | None, staleness: float) -> Channel:
+        return Hearing(self._link, self._layout, listener, how=how, staleness=staleness)
 
     # The steps of the ten methods that are taken for many keys at once too.
 

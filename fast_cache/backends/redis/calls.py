@@ -19,8 +19,8 @@ from fast_cache.backends.redis.fleet import Where
 from fast_cache.backends.redis.layout import Layout, new_token
 from fast_cache.backends.redis.link import Link
 from fast_cache.backends.redis.locks import RedisLocks
-from fast_cache.backends.redis.resp import Command, Renewed, Reply
-from fast_cache.backends.redis.store import RedisStore, expect_int, is_token
+from fast_cache.backends.redis.resp import Command, Reply
+from fast_cache.backends.redis.store import RedisStore, expect_int
 from fast_cache.backends.steps import CallSteps, Page, added
 from fast_cache.backends.turns import Turns
 from fast_cache.entry import MISSING
@@ -72,8 +72,6 @@ class RedisCalls(CallSteps):
         self._layout = layout
         self._changes = changes
         self._longest = longest
-        self._generation: bytes | None = None
-        """The last one that was seen: right nearly always, and checked each time."""
         self._turns = Turns()
         self.locks = RedisLocks(link, layout, store.health)
 
@@ -177,6 +175,7 @@ class RedisCalls(CallSteps):
                     deleted += await self._unlinked(port, keys)
                     await port.do(sleep, _suspended, min(monotonic() - began, _LONGEST_PAUSE))
             confirmed = True
+            await self._link.replicated(port)
 
         def at_end() -> None:
             if not confirmed:  # what begins with the prefix can't be told apart later: everything
@@ -191,21 +190,15 @@ class RedisCalls(CallSteps):
 
     async def _known(self, port: Port) -> bytes:
         """The generation that was seen last, or the one that there is."""
-        if self._generation is None:
-            *_, reply = await self._link.exchange(port, self._layout.read_generation(Renewed(new_token)))
-            self._generation = await self._store.usable(port, reply)
-        return self._generation
+        return self._store.generation or await self._store.ask_generation(port)
 
     async def _in_generation(self, port: Port, generation: bytes, commands: list[Command]) -> Any:
         """The reply to a command for which ``generation`` is the living one; ``MISSING`` if it turns out not to be.
 
-        It is asked for behind the command: generations never come back, so it was the living one before, too.
+        It is asked for behind the command.
         """
         reply, current = await self._ask(port, commands + self._layout.generation())
-        if current != generation:
-            self._generation = current if is_token(current) else None
-            return MISSING
-        return reply
+        return reply if self._store.is_living(generation, current) else MISSING
 
     async def _ask(self, port: Port, commands: list[Command]) -> list[Reply]:
         replies = await self._link.exchange(port, commands)
@@ -234,7 +227,8 @@ class RedisCalls(CallSteps):
             return None
         milliseconds = expect_int(left)
         fresh_for = inf if milliseconds == -1 else max(milliseconds, 1) / 1000 - stored.stale
-        return (stored, value, fresh_for, data) if fresh_for > 0 and milliseconds != -2 else None
+        alive = fresh_for > 0 and milliseconds != -2 and not stored.expired
+        return (stored, value, fresh_for, data) if alive else None
 
     async def _renewed(self, port: Port, key: str, lifetime: float | None) -> bool:
         for _ in range(_LAPS):
@@ -256,7 +250,7 @@ class RedisCalls(CallSteps):
     async def _names(self, port: Port, pattern: bytes, at: _Place) -> tuple[list[str], _Place | None]:
         """Some of the keys whose names match, and where to go on."""
         servers = at.servers or tuple(await self._link.servers(port))
-        (reply,) = await self._link.exchange_with(port, servers[0], self._changes.scan(pattern, at.cursor, _STEP))
+        (reply,) = await self._link.exchange_with(port, servers[0], self._layout.scan(pattern, at.cursor, _STEP))
         if isinstance(reply, Exception):
             raise refused(reply)
         cursor, names = reply
@@ -288,12 +282,16 @@ class RedisCalls(CallSteps):
         """Remove keys; how many of them were alive."""
         if not keys:
             return 0
+        for key in keys:
+            self._link.begin(key)
         commands = [command for key in keys for command in self._changes.head(key) + self._layout.unlink(key)]
         *replies, generation = await self._link.exchange(port, commands + self._layout.generation())
         alive = 0
         for head, _, removed in zip(replies[::3], replies[1::3], replies[2::3], strict=True):
             found = head_of(head)
             alive += expect_int(removed) > 0 and found is not None and found.generation == generation
+        for key in keys:
+            self._link.confirm(key)
         return alive
 
     @contextmanager

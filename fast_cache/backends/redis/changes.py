@@ -1,4 +1,4 @@
-"""Changes of an entry that depend on what is there: the scripts and their commands.
+"""Changes of an entry that depend on what is there: the scripts, each with its procedure, and their commands.
 
 A script looks and changes in one step, and in one slot: of the generation, which lies elsewhere, it is told what its
 sender knows, and the sender asks in the same packet, behind it, whether that was right.
@@ -9,10 +9,10 @@ known, for a few seconds: as long as a packet may be under way.
 
 Late. A packet may be executed after its sender has given up, and other changes with it. What is there is changed only
 if it still is what the sender saw, or by the sum itself, which is what somebody wanted. Where nothing is, the change is
-announced in the fence first, as for ``set`` (see ``layout``): a delete takes that away, and a late one finds nothing.
+announced in the fence first, by a token (see ``layout``): a delete takes that away, and a late one finds nothing.
 
 Loads are fenced off by a mark at the end of the fence, if there is one: of those that come one after the other the last
-remains. First and last byte tell it from the tokens of values that are being put, which stay valid.
+remains. First and last byte tell it from the tokens of what is announced, which stay valid.
 
 Counters are entries like others. The script adds to those that ``set`` and ``incr`` themselves have written: a whole
 number of few digits behind an envelope without anything special. It repeats all of the envelope but the checksum, which
@@ -21,12 +21,15 @@ it computes. All else goes back to the sender, who knows what it means, and offe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from struct import Struct
 from typing import Final, NamedTuple
+from zlib import crc32
 
 from fast_cache.backends.redis.layout import TOKEN_LENGTH, Layout
-from fast_cache.backends.redis.resp import Command
-from fast_cache.serializers.envelope import LAYOUT, MAGIC, name_digest
+from fast_cache.backends.redis.resp import Command, Reply
+from fast_cache.backends.redis.script import Script, Transaction, text
+from fast_cache.serializers.envelope import LAYOUT, MAGIC, NAMESPACE_DIGEST
 
 _HEAD: Final = Struct(">2sBBQQI8s16sB8s16s")
 """The envelope up to the end of its first generation, which is that of the namespace. See ``serializers.envelope``."""
@@ -36,8 +39,6 @@ HEAD: Final = _HEAD.size
 
 _FIXED: Final = 24
 """Behind the times: from here on the head of a key's counters is the same in one generation."""
-
-_NAMESPACE: Final = name_digest("")
 
 _REMEMBERED: Final = 64
 """Changes of a key: looking through them is part of each."""
@@ -117,14 +118,98 @@ local function checksum(crc)
 end
 """
 
-_LOOK: Final = f"""
+# What the procedures have in common, as above in Lua.
+
+
+async def _announced(do: Transaction, fence: bytes, there: Reply, token: bytes, milliseconds: bytes) -> None:
+    if token not in text(there):
+        await do.change(("SET", fence, text(there)[-1024:] + token, "PX", milliseconds))
+
+
+def _marked(fence: bytes, there: bytes, mark: bytes) -> list[Command]:
+    if not there:
+        return []
+    if len(there) >= TOKEN_LENGTH and there[-TOKEN_LENGTH] < 128 and there[-1] < 128:
+        there = there[:-TOKEN_LENGTH]
+    return [("SET", fence, there + mark, "KEEPTTL")]
+
+
+def _result_of(token: bytes, memory: Reply) -> bytes | None:
+    """What became of the change the first time, if there was one."""
+    known: Iterator[bytes] = iter(memory if isinstance(memory, list) else ())
+    return next(known, None) if token in known else None
+
+
+def _noted(memory: bytes, there: Reply, token: bytes, result: bytes, milliseconds: bytes) -> list[Command]:
+    rubbish: list[Command] = [] if isinstance(there, list) else [("DEL", memory)]
+    return [
+        *rubbish,
+        ("RPUSH", memory, token, result),
+        ("LTRIM", memory, -2 * _REMEMBERED, -1),
+        ("PEXPIRE", memory, milliseconds),
+    ]
+
+
+def _parts(value: bytes) -> list[Command]:
+    return [("GETRANGE", value, 0, HEAD - 1), ("GETRANGE", value, -4, -1), ("STRLEN", value)]
+
+
+def _told(head: Reply, end: Reply, length: Reply) -> bytes:
+    """What ``identity`` says in Lua, from the replies to :func:`_parts`."""
+    return head + end + b"%d" % length if text(head) else b""
+
+
+async def _look(do: Transaction, value: bytes, fence: bytes, token: bytes, milliseconds: bytes) -> Reply:
+    entry, there = await do.look(("GET", value), ("GET", fence))
+    if text(entry):
+        return entry
+    await _announced(do, fence, there, token, milliseconds)
+    return None
+
+
+_LOOK: Final = Script(
+    f"""
 {_IS_TEXT}{_FENCE}
 if is_text(KEYS[1]) then return redis.call('GET', KEYS[1]) end
 announce(KEYS[2], ARGV[1], ARGV[2])
 return false
-"""
+""",
+    _look,
+)
 
-_INCREMENT: Final = f"""
+
+async def _increment(
+    do: Transaction, value: bytes, fence: bytes, counter: bytes, memory: bytes,
+    token: bytes, fence_ms: bytes, by: bytes, magic: bytes, like: bytes, mark: bytes, memory_ms: bytes,
+) -> Reply:  # fmt: skip
+    entry, there, known = await do.look(("GET", value), ("GET", fence), ("LRANGE", memory, 0, -1))
+    before = _result_of(token, known)
+    if before is not None:
+        return int(before)
+    if not text(entry):
+        await _announced(do, fence, there, token, fence_ms)
+        return None
+    head, digits, checksum = entry[:HEAD], entry[HEAD:-4], entry[-4:]
+    alike = head[:4] == magic and head[12:20] == bytes(8) and head[_FIXED:] == like
+    plain = alike and len(digits) <= 15 and digits.removeprefix(b"-").isdigit()
+    if not plain or _checksum(head + digits) != checksum:
+        return entry
+    number = int(digits) + int(by)
+    if abs(number) >= 10**15:
+        return entry
+    written = b"%d" % number
+    new = head + written
+    await do.change(
+        ("SET", value, new + _checksum(new), "KEEPTTL"),
+        ("DEL", counter),
+        *_marked(fence, text(there), mark),
+        *_noted(memory, known, token, written, memory_ms),
+    )
+    return number
+
+
+_INCREMENT: Final = Script(
+    f"""
 {_IS_TEXT}{_FENCE}{_MEMORY}{_CRC}
 local before = result_of(ARGV[1])
 if before then return tonumber(before) end
@@ -148,9 +233,38 @@ local fence = fence_of(KEYS[2])
 if fence ~= '' then mark(KEYS[2], fence, ARGV[6]) end
 note(ARGV[1], written, ARGV[7])
 return sum
-"""
+""",
+    _increment,
+)
 
-_CHANGE: Final = f"""
+
+async def _change(
+    do: Transaction, value: bytes, fence: bytes, counter: bytes, memory: bytes,
+    token: bytes, identity: bytes, new: bytes, milliseconds: bytes, mark: bytes, result: bytes, memory_ms: bytes,
+) -> Reply:  # fmt: skip
+    *parts, reply, known = await do.look(*_parts(value), ("GET", fence), ("LRANGE", memory, 0, -1))
+    if _result_of(token, known) is not None:
+        return 1
+    there = text(reply)
+    if _told(*parts) != identity or (not identity and token not in there):
+        return 0
+    commands: list[Command] = []
+    if not identity:
+        there = there.replace(token, b"", 1)
+        if not there:
+            commands.append(("DEL", fence))
+    commands.append(("SET", value, new, "PX", milliseconds) if milliseconds else ("SET", value, new, "KEEPTTL"))
+    await do.change(
+        *commands,
+        ("DEL", counter),
+        *_marked(fence, there, mark),
+        *_noted(memory, known, token, result, memory_ms),
+    )
+    return 1
+
+
+_CHANGE: Final = Script(
+    f"""
 {_IS_TEXT}{_IDENTITY}{_FENCE}{_MEMORY}
 if result_of(ARGV[1]) then return 1 end
 if identity(KEYS[1]) ~= ARGV[2] then return 0 end
@@ -170,9 +284,25 @@ redis.call('DEL', KEYS[3])
 if fence ~= '' then mark(KEYS[2], fence, ARGV[5]) end
 note(ARGV[1], ARGV[6], ARGV[7])
 return 1
-"""
+""",
+    _change,
+)
 
-_RENEW: Final = f"""
+
+async def _renew(
+    do: Transaction, value: bytes, fence: bytes, counter: bytes, identity: bytes, milliseconds: bytes, mark: bytes
+) -> Reply:
+    *parts, there = await do.look(*_parts(value), ("GET", fence))
+    if not identity or _told(*parts) != identity:
+        return 0
+    await do.change(
+        ("PEXPIRE", value, milliseconds), ("PEXPIRE", counter, milliseconds), *_marked(fence, text(there), mark)
+    )
+    return 1
+
+
+_RENEW: Final = Script(
+    f"""
 {_IS_TEXT}{_IDENTITY}{_FENCE}
 if ARGV[1] == '' or identity(KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
@@ -180,7 +310,9 @@ redis.call('PEXPIRE', KEYS[3], ARGV[2])
 local fence = fence_of(KEYS[2])
 if fence ~= '' then mark(KEYS[2], fence, ARGV[3]) end
 return 1
-"""
+""",
+    _renew,
+)
 
 
 class Changes:
@@ -223,10 +355,6 @@ class Changes:
         """Replies: the first bytes of an entry, for :func:`head_of`."""
         return [("GETRANGE", self._layout.value_key(key), 0, HEAD - 1)]
 
-    def scan(self, pattern: bytes, cursor: bytes, count: int) -> list[Command]:
-        """Reply: where to go on, and some names."""
-        return [("SCAN", cursor, "MATCH", pattern, "COUNT", count)]
-
     def _names(self, key: str) -> tuple[bytes, bytes, bytes, bytes]:
         layout = self._layout
         return layout.value_key(key), layout.fence_key(key), layout.counter_key(key), layout.changes_key(key)
@@ -246,7 +374,7 @@ def head_of(data: object) -> Head | None:
     if not isinstance(data, bytes) or len(data) < HEAD:
         return None
     magic, layout, _, _, stale, _, codec, _, count, name, token = _HEAD.unpack_from(data)
-    if magic != MAGIC or layout != LAYOUT or not count or name != _NAMESPACE:
+    if magic != MAGIC or layout != LAYOUT or not count or name != NAMESPACE_DIGEST:
         return None
     return Head(codec, token, not stale and count == 1)
 
@@ -256,6 +384,10 @@ def _identity(entry: bytes) -> bytes:
     return entry[:HEAD] + entry[-4:] + str(len(entry)).encode() if entry else b""
 
 
+def _checksum(entry: bytes) -> bytes:
+    return crc32(entry).to_bytes(4, "big")
+
+
 def _mark(token: bytes) -> bytes:
-    """A mark for the fence: neither a token, whose last byte is above 127, nor one written backwards."""
+    """A mark for the fence: no token, whose last byte is above 127."""
     return bytes((*token[:-1], token[-1] & 0x7F))

@@ -15,16 +15,21 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
+from functools import partial
+from itertools import count
+from time import monotonic
 from typing import Any, Final
 
 from fast_cache.backends.redis.aside import aside
 from fast_cache.backends.redis.batch import Packet, has_error
 from fast_cache.backends.redis.cluster import Cluster
-from fast_cache.backends.redis.driver import discard
+from fast_cache.backends.redis.deadlines import Dated, alike
+from fast_cache.backends.redis.driver import Address, discard
 from fast_cache.backends.redis.fleet import Where
 from fast_cache.backends.redis.lane import unavailable
 from fast_cache.backends.redis.link import AWAY, Link
 from fast_cache.backends.redis.resp import Command, Reply
+from fast_cache.backends.redis.script import carry_out
 from fast_cache.backends.redis.slot_map import SlotMap, slot_of
 from fast_cache.errors import BackendUnavailable
 from fast_cache.ports import ASYNCIO, BLOCKING, Port, run_blocking
@@ -33,6 +38,9 @@ from redis.exceptions import ResponseError
 _REDIRECTIONS: Final = 5
 """How often a command is sent on."""
 
+_STRANGE: Final = 60.0
+"""Seconds. A slot may be on its way for longer: then it is asked for again."""
+
 _KEYLESS: Final = frozenset({"PING", "INFO", "TIME", "SCAN"})
 
 
@@ -40,35 +48,48 @@ class ClusterLink(Link):
     """The way to the nodes of a Cluster; takes what :class:`Link` takes."""
 
     ordered = False
+    _useless = (*AWAY, "READONLY")
     _target: Cluster
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._slots: SlotMap | None = None
+        self._strangers: dict[Address, float] = {}
+        """Nodes that serve no slot, but keys of one that is on its way to them; and until when they are thought to."""
+        self._topology = 0
         self._reading = threading.Lock()
         self._read: Future[SlotMap] | None = None
-
-    def useless(self, replies: Sequence[Reply]) -> bool:
-        return has_error(replies, (*AWAY, "READONLY"))
 
     def forked(self) -> None:
         super().forked()
         self._reading = threading.Lock()
         self._read = None
 
-    async def servers(self, port: Port) -> Sequence[Where]:
-        return (self._slots or await self._read_slots(port)).masters
+    async def servers(self, port: Port, *, anew: bool = False) -> Sequence[Where]:
+        slots = None if anew else self._slots
+        masters = (slots or await self._read_slots(port, anew=anew)).masters
+        now = monotonic()
+        strangers = [where for where, until in list(self._strangers.items()) if now < until]
+        return tuple(dict.fromkeys((*masters, *strangers)))
+
+    @property
+    def topology(self) -> int:
+        return self._topology
 
     def _carry(self, port: Port, packet: Packet) -> Awaitable[list[Reply]]:
         slots = self._slots
-        if port is ASYNCIO and slots is not None and len(packet) == 2 and packet[0][0] == packet[1][0] == "GET":
+        pair = len(packet) == 2 and packet[1][0] == "GET" and (packet[0][0] == "GET" or type(packet) is Dated)
+        if pair and port is ASYNCIO and slots is not None:
             return self._pair_by_task(packet, slots)
         return self._carry_anything(port, packet)
 
     async def _pair_by_task(self, packet: Packet, slots: SlotMap) -> list[Reply]:
-        """A value and the generation of its namespace: most packets, for which the way below is too long."""
+        """A value, read or put, and the generation of its namespace: most packets, for which the way below is too long.
+
+        Both commands may be carried out twice.
+        """
         lanes = await self._fleet.lanes_of_loop()
-        own = lanes.to(_place(slots, packet[0])).lane_for(packet).exchange(packet[:1])
+        own = lanes.to(_place(slots, packet[0])).lane_for(packet).exchange(alike(packet, packet[:1]))
         shared = lanes.to(_place(slots, packet[1])).lane_for(packet).shared(packet[1])
         (value,) = await own
         # Never awaited itself: it is not for one of its readers to cancel it.
@@ -97,14 +118,37 @@ class ClusterLink(Link):
             again: list[Command] = []
             for index, redirect in redirects.items():
                 places[index] = redirect.address
+                if redirect.ask:
+                    self._note(redirect.address)
                 again += [("ASKING",), packet[index]] if redirect.ask else [packet[index]]
             where_to = [r.address for r in redirects.values() for _ in range(1 + r.ask)]
-            answers = iter(await self._sent(port, again, where_to))
+            answers = iter(await self._sent(port, alike(packet, again), where_to))
             for index, redirect in redirects.items():
                 if redirect.ask:
                     next(answers)
                 replies[index] = next(answers)
         return replies
+
+    async def _converse_about(self, command: Command) -> Reply:
+        slots = self._slots or await self._read_slots(BLOCKING)
+        where, asking = _place(slots, command), False
+        for _ in range(_REDIRECTIONS):
+            assert where is not None
+            reply = await carry_out(partial(self._conversations.talk, where), command, asking=asking)
+            redirect = self._target.redirect(reply, where) if isinstance(reply, ResponseError) else None
+            if redirect is None:
+                break
+            if not redirect.ask:
+                await self._moved(BLOCKING)
+            where, asking = redirect.address, redirect.ask
+        return reply
+
+    def _note(self, address: Address) -> None:
+        """Note who is asked for keys of a slot that is another's yet."""
+        now = monotonic()
+        until, self._strangers[address] = self._strangers.get(address, now), now + _STRANGE
+        if until <= now:
+            self._topology += 1
 
     async def _try_one_by_one(self, port: Port, packet: Packet, replies: list[Reply]) -> None:
         """Remove keys singly that can't be removed together, because their slot is on its way to another node."""
@@ -122,7 +166,7 @@ class ClusterLink(Link):
         groups: dict[Where, list[int]] = {}
         for index, where in enumerate(places):
             groups.setdefault(where, []).append(index)
-        packets = [([packet[index] for index in indices], where) for where, indices in groups.items()]
+        packets = [(alike(packet, [packet[index] for index in indices]), where) for where, indices in groups.items()]
         answers = await port.do(self._fleet.each_by_thread, self._fleet.each_by_task, packets)
         replies: list[Reply] = [None] * len(packet)
         for indices, answer in zip(groups.values(), answers, strict=True):
@@ -181,14 +225,22 @@ class ClusterLink(Link):
         slots = self._target.read_slots(reply, asked)
         with self._reading:
             before, self._slots = self._slots, slots
+        if slots != before:
+            self._topology += 1
         if before is not None and slots != before:
             gone = {before.owner(slot) for slot in before.changed_owners(slots)} - slots.owners
             if gone:  # not only moved: another node took their place
                 self._invalidations.repeat()
             self._fleet.keep_only(slots.masters)
+            self._conversations.keep_only(slots.masters)
         return slots
 
-    async def _probe(self, port: Port) -> None:
+    def _near(self, where: Where) -> str:
+        slots = self._slots
+        assert slots is not None
+        return next(tag for tag in map(str, count()) if slots.serving(slot_of(self._layout.mark_key(tag))) == where)
+
+    async def _meet(self, port: Port) -> None:
         slots = await self._ask_for_slots(port)
         if not slots.complete:
             raise BackendUnavailable("the Cluster does not serve all slots")
@@ -211,7 +263,10 @@ class ClusterLink(Link):
 
             if self._invalidations.pending:
                 await self._deliver(talk)
-            await talk(self._waiting())
+            waiting = self._waiting()
+            for where, connection in connections.items():
+                theirs = [command for command in waiting if _place(slots, command) == where]
+                await self._catch_up(port, connection, theirs)
         finally:
             for connection in connections.values():
                 await discard(port, connection)

@@ -11,7 +11,7 @@ import contextlib
 import inspect
 import re
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -38,6 +38,7 @@ MODULES: Final = {"blocking": redis.connection, "suspending": redis.asyncio.conn
 """Where the driver keeps its connections, by flavour."""
 
 _FORBIDDEN_COMMAND: Final = re.compile(r"'([\w|.-]{1,40})' (?:sub)?command")
+_UNKNOWN_COMMAND: Final = re.compile(r"unknown command [`'\"]?([\w|.-]{1,40})")
 
 
 class Maker:
@@ -153,6 +154,8 @@ def blame(error: BaseException, *, tls: bool = False) -> str | None:
 
     ``{server}`` stands for what is connected to; ``tls``: whether that is done by TLS.
     """
+    if isinstance(error.__cause__, exceptions.AuthenticationError):
+        error = error.__cause__  # over a socket the driver hides it behind an error of the connection
     text = str(error)
     if isinstance(error, ProviderFailed):
         return f"it raised {type(error.__cause__).__name__}"
@@ -161,7 +164,7 @@ def blame(error: BaseException, *, tls: bool = False) -> str | None:
         if "Authentication required" in text:
             return "{server} asks for a password, and none is given"
         return "{server} refuses the password or the user name"
-    if isinstance(error, exceptions.NoPermissionError) or text.startswith("NOPERM"):
+    if _lacks_permission(error):
         command = _FORBIDDEN_COMMAND.search(text)
         what = f"run {command[1].upper()}" if command else "touch the keys of this namespace"
         return f"its user may not {what}; grant it with ACL SETUSER"
@@ -176,6 +179,18 @@ def blame(error: BaseException, *, tls: bool = False) -> str | None:
             return "what is named there is no Sentinel; Sentinels usually listen on 26379"
         return None
     return _blame_tls(error, files=tls)
+
+
+def forbids(reply: Reply, commands: Container[str]) -> bool:
+    """Whether the server refuses one of ``commands`` to whoever asks: its user may not run it, or it has none such."""
+    if not isinstance(reply, exceptions.ResponseError):
+        return False
+    told = (_FORBIDDEN_COMMAND if _lacks_permission(reply) else _UNKNOWN_COMMAND).search(str(reply))
+    return told is not None and told[1].upper() in commands
+
+
+def _lacks_permission(error: BaseException) -> bool:
+    return isinstance(error, exceptions.NoPermissionError) or str(error).startswith("NOPERM")
 
 
 def is_redirect(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Sequence
+from contextlib import suppress
 from functools import partial
 from threading import Lock
 from typing import Any, Generic
@@ -43,6 +44,11 @@ class Held(Generic[L]):
             with self._lock:
                 lanes = self._lanes.setdefault(where, self._make(where))
         return lanes
+
+    def towards(self, where: Where) -> list[L]:
+        """Those that lead there, as far as they have been made."""
+        lanes = self._lanes.get(where)
+        return [] if lanes is None else lanes.all()
 
     def all(self) -> list[L]:
         with self._lock:
@@ -114,9 +120,11 @@ class Fleet:
         try:
             return [await replies for replies in sent]
         except BaseException:
-            for replies in sent:  # of those that fail later nobody is to be told
-                if not replies.cancel() and not replies.cancelled():
-                    replies.exception()
+            for replies in sent:
+                replies.cancel()
+            for replies in sent:  # of those that fail later nobody is to be told; some can't be cancelled yet
+                with suppress(Exception, asyncio.CancelledError):
+                    await replies
             raise
 
     async def lanes_of_loop(self) -> Held[TaskLane]:
@@ -132,6 +140,13 @@ class Fleet:
         """The same, suspending."""
         with (await self._of_loop()).to(where).waiting() as lane:
             return None if lane is None else await lane.exchange(packet)
+
+    def is_quiet(self, where: Where, seconds: float) -> bool:
+        """Whether nobody has asked there for so long. Whoever does notices himself what happens."""
+        with self._lock:
+            loops = list(self._loops.values())
+        lanes = [lane for held in loops for lane in held.towards(where)] + self._threads.towards(where)
+        return not any(lane.used_within(seconds) for lane in lanes)
 
     def keep_only(self, there: Container[Where]) -> None:
         """Close what leads elsewhere: those nodes are gone. Other event loops close theirs at their ends."""
@@ -221,6 +236,8 @@ class Fleet:
                     self._ending.add(loop)
             for lane in held.all():
                 lane.close(at_once=ends)
+            leaving = [task for lane in held.all() if (task := lane.leaving) is not None]
+            await asyncio.gather(*leaving, return_exceptions=True)
             await asyncio.sleep(0)  # in which the loop lets go of them
 
     def _sweep(self) -> None:

@@ -8,7 +8,7 @@ exchange.
 A lane has no time-out but that of silence: a batch is lost if the server says nothing for so long, however long the
 queue is. What is lost is not repeated, but for one case: a connection that had answered before, and was closed before
 anything of the batch was. That is how a server that restarted meanwhile looks, or one that closes idle connections.
-Everything that is sent here may be repeated.
+Everything that is sent here may be repeated; what has a deadline, when that has passed, and its callers wait as long.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from time import monotonic
-from typing import Any, Final, Protocol
+from time import monotonic, sleep
+from typing import Any, Final, NamedTuple, Protocol
 
 from fast_cache.backends.redis.aside import aside
 from fast_cache.backends.redis.batch import MOST, Batch, Packet, first_lacking, has_error
+from fast_cache.backends.redis.deadlines import Dated, ServerClock, alike, time_left
 from fast_cache.backends.redis.large import LARGE, LargeKeys
 from fast_cache.backends.redis.resp import Command, Parser, ProtocolError, Reply, pack
 from fast_cache.errors import BackendUnavailable
@@ -41,11 +42,19 @@ _EXCUSES: Final = 2
 _CHUNK: Final = 2**18
 """Bytes that a thread reads at once."""
 
-_STAY: Final = 1.0
+STAY: Final = 1.0
 """For how many seconds a connection to a server that takes no writes is kept at least."""
 
-Open = Callable[[Port], Awaitable[Any]]
-"""Makes a connection of the driver's, ready for commands; raises :class:`BackendUnavailable`."""
+
+class Connected(NamedTuple):
+    """A connection of the driver's, ready for commands, and what is known of the clock of its server."""
+
+    connection: Any
+    clock: ServerClock
+
+
+Open = Callable[[Port], Awaitable[Connected]]
+"""Connects; raises :class:`BackendUnavailable`."""
 
 
 class Guard(Protocol):
@@ -89,6 +98,20 @@ class Useless(Exception):
 
 _Waiting = tuple[Packet, "asyncio.Future[list[Reply]]", list[Reply]]
 """What is to be sent for a caller, who waits for the replies to it, behind those that there are already."""
+
+
+class Held(asyncio.Future[list[Reply]]):
+    """What the sender of deadlines awaits: while they are on their way, a cancellation takes effect at the end of it.
+
+    Whoever is cancelled may begin something else at once, in another process even, which must come later.
+    """
+
+    def __init__(self, packet: Packet, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._packet = packet
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        return not time_left(self._packet) and super().cancel(msg)
 
 
 class TaskLane:
@@ -147,6 +170,10 @@ class TaskLane:
         """Whether there is a connection."""
         return self._wire is not None or self._connecting is not None
 
+    def used_within(self, seconds: float) -> bool:
+        """Whether something was sent or heard so lately. Any thread may ask."""
+        return self._loop.time() < self._heard + seconds
+
     def exchange(self, packet: Packet) -> asyncio.Future[list[Reply]]:
         """Send ``packet`` with what others send in this turn of the loop. The future may be cancelled.
 
@@ -155,7 +182,7 @@ class TaskLane:
 
         Its error is :class:`BackendUnavailable`.
         """
-        future: asyncio.Future[list[Reply]] = self._loop.create_future()
+        future = Held(packet, self._loop) if type(packet) is Dated else self._loop.create_future()
         self._queue.append((packet, future, []))
         if not self._busy:
             self._busy = True
@@ -182,10 +209,19 @@ class TaskLane:
         if at_once:
             if self._connecting is not None:
                 self._connecting.cancel()
-            self._fail(unavailable)
+            self._fail(unavailable, at_once=True)
             self._part()
-        elif not self._busy:
+            return
+        if self._connecting is not None and all(future.done() for _, future, _ in self._queue):
+            self._connecting.cancel()  # for those who are gone, and nobody else
+        if not self._busy:
             self._part()
+
+    @property
+    def leaving(self) -> asyncio.Task[None] | None:
+        """What has still to end before the loop may, after :meth:`close`."""
+        task = self._connecting
+        return task if task is not None and task.cancelling() else None
 
     def cut_off(self) -> None:
         """Part from the server where the loop is closed, and nothing can be awaited any more."""
@@ -223,9 +259,13 @@ class TaskLane:
         if self._batch is None:
             return
         if wire.proven and not wire.heard and isinstance(cause, (OSError, EOFError)):
+            left = time_left(self._batch.commands)
             self._batch = None
             self._queue[:0], self._flying = self._flying, []
-            self._flush()
+            if left:
+                self._loop.call_later(left, self._flush)
+            else:
+                self._flush()
         else:
             self._lost(cause)
 
@@ -243,14 +283,14 @@ class TaskLane:
                 continue
             lacking = first_lacking(replies) if errs and not self._with_texts else None
             if lacking is not None:
-                self._unloaded.append((packet[lacking:], future, [*before, *replies[:lacking]]))
+                self._unloaded.append((alike(packet, packet[lacking:]), future, [*before, *replies[:lacking]]))
             elif errs and self._guard.useless(replies):
                 self._guard.lost(self._epoch)
                 future.set_exception(unavailable(Useless()))
             else:
                 future.set_result([*before, *replies] if before else replies)
         demoted = errs and any(has_error(replies, "READONLY") for replies in answers)
-        if demoted and self._connected_at + _STAY < self._heard:
+        if demoted and self._connected_at + STAY < self._heard:
             self._part()  # whoever is the master now is found anew
 
     def _flush(self) -> None:
@@ -282,7 +322,7 @@ class TaskLane:
         else:
             try:
                 batch = Batch([packet for packet, _, _ in calls], merges=self._merges)
-                data = pack(batch.commands, scripts=with_texts)
+                data = pack(batch.commands, scripts=with_texts, clock=self._wire.clock)
             except Exception as defect:  # of ours
                 self._fail(partial(_itself, defect))
                 return
@@ -355,14 +395,17 @@ class TaskLane:
         self._guard.lost(self._epoch)
         self._fail(partial(unavailable, cause))
 
-    def _fail(self, error: Callable[[], Exception]) -> None:
+    def _fail(self, error: Callable[[], Exception], *, at_once: bool = False) -> None:
         """Nobody gets an answer; ``error`` makes the error for one caller."""
         calls = self._flying + self._unloaded + self._queue
         self._batch, self._flying, self._unloaded = None, [], []
         self._queue.clear()
         self._shared.clear()
-        for _, future, _ in calls:
-            if not future.done():
+        for packet, future, _ in calls:
+            left = time_left(packet) if type(packet) is Dated and not at_once else 0.0
+            if left:
+                self._loop.call_later(left, _failed, future, error())
+            elif not future.done():
                 future.set_exception(error())
         self._rest()
 
@@ -386,7 +429,8 @@ class _TaskWire(asyncio.Protocol):
         ConnectionError: it was closed meanwhile.
     """
 
-    def __init__(self, lane: TaskLane, connection: Any) -> None:
+    def __init__(self, lane: TaskLane, connected: Connected) -> None:
+        connection, self.clock = connected
         self._lane: TaskLane | None = lane
         self._connection = connection
         self._transport: Any = connection._writer.transport
@@ -490,7 +534,6 @@ class ThreadLane:
         merges: bool = True,
         keeps: bool = True,
     ) -> None:
-        self._connect = connect
         self._guard = guard
         self._large = large
         self._silence = silence
@@ -499,8 +542,9 @@ class ThreadLane:
         self._lock = threading.Lock()
         self._queue: list[_Call] = []
         self._led = False
+        self._heard = 0.0
         self._wire: ThreadWire | None = None
-        self._connecting: Future[Any] | None = None
+        self._connecting = Connecting(connect, silence)
         self._born = 0
         self._epoch = 0
         self._connected_at = 0.0
@@ -514,6 +558,10 @@ class ThreadLane:
     def is_open(self) -> bool:
         """Whether there is a connection."""
         return self._wire is not None
+
+    def used_within(self, seconds: float) -> bool:
+        """Whether something was heard so lately. Any thread may ask."""
+        return monotonic() < self._heard + seconds
 
     def exchange(self, packet: Packet) -> list[Reply]:
         """Send ``packet`` with what other threads have to send.
@@ -534,6 +582,8 @@ class ThreadLane:
             self._leave(call)
             raise
         if call.error is not None:
+            if type(packet) is Dated:
+                sleep(time_left(packet))
             raise call.error
         assert call.replies is not None
         return call.replies
@@ -544,8 +594,7 @@ class ThreadLane:
             self._keeps = False
             if not self._led:
                 self._part()
-                if self._connecting is not None:  # nobody waits for it any longer
-                    self._connecting.add_done_callback(_dispose)
+                self._connecting.give_up()
 
     def _lead(self) -> None:
         """Send what has gathered, one's own first, and let one of those who came meanwhile do the same."""
@@ -566,6 +615,7 @@ class ThreadLane:
                 call.error = defect
         except BaseException:  # KeyboardInterrupt in the main thread: the others' packets are sent again
             self._part()
+            sleep(time_left(command for call in calls for command in call.packet))
             with self._lock:
                 self._queue[:0] = calls[1:]
             calls = []
@@ -622,7 +672,7 @@ class ThreadLane:
                 self._guard.lost(self._epoch)
                 call.error = unavailable(Useless())
         demoted = any(call.replies is not None and has_error(call.replies, "READONLY") for call in calls)
-        if demoted and self._connected_at + _STAY < monotonic():
+        if demoted and self._connected_at + STAY < monotonic():
             self._part()  # whoever is the master now is found anew
 
     def _answers(self, packets: Sequence[Packet], *, scripts: bool = False) -> tuple[list[list[Reply]], bool, bool]:
@@ -642,10 +692,11 @@ class ThreadLane:
             while True:
                 if self._wire is None:
                     self._born = self._epoch
-                    self._wire = self._connected()
+                    self._wire = self._connecting.wire()
                     self._connected_at = monotonic()
                 wire = self._wire
-                data = pack(batch.commands, scripts=scripts)  # each time: some words must not be sent twice
+                # Each time: some words must not be sent twice.
+                data = pack(batch.commands, scripts=scripts, clock=wire.clock)
                 try:
                     parser = wire.talk(data, len(batch.commands), self._silence)
                     replies = parser.take()
@@ -654,29 +705,49 @@ class ThreadLane:
                     self._part()
                     if not wire.proven or wire.heard or isinstance(error, (TimeoutError, ProtocolError)):
                         raise unavailable(error) from error
+                    sleep(time_left(batch.commands))
                 else:
+                    self._heard = monotonic()
                     return replies, parser.errs, parser.size > LARGE
         except BackendUnavailable:
             self._guard.lost(self._epoch)
             raise
 
-    def _connected(self) -> ThreadWire:
-        """Connect; aside, because nobody is to wait for that longer than for an answer."""
-        if self._connecting is None:
-            self._connecting = aside(lambda: run_blocking(_opened(self._connect)), "connect")
-        connecting = self._connecting
-        try:
-            return ThreadWire(connecting.result(self._silence))
-        except TimeoutError as error:
-            raise unavailable(error) from error
-        finally:
-            if connecting.done():  # else it may yet come to be
-                self._connecting = None
-
     def _part(self) -> None:
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.close()
+
+
+class Connecting:
+    """Connects aside, because nobody is to wait for that longer than for an answer: ``silence`` seconds."""
+
+    def __init__(self, connect: Open, silence: float) -> None:
+        self._connect = connect
+        self._silence = silence
+        self._under_way: Future[Any] | None = None
+
+    def wire(self) -> ThreadWire:
+        """A connection, also one that was begun for somebody who did not wait for it to the end.
+
+        Raises:
+            BackendUnavailable: there is none, or none yet.
+        """
+        if self._under_way is None:
+            self._under_way = aside(lambda: run_blocking(_opened(self._connect)), "connect")
+        under_way = self._under_way
+        try:
+            return ThreadWire(under_way.result(self._silence))
+        except TimeoutError as error:
+            raise unavailable(error) from error
+        finally:
+            if under_way.done():  # else it may yet come to be
+                self._under_way = None
+
+    def give_up(self) -> None:
+        """Nobody waits for it any longer."""
+        if self._under_way is not None:
+            self._under_way.add_done_callback(_dispose)
 
 
 class ThreadWire:
@@ -685,7 +756,8 @@ class ThreadWire:
     Past the driver's parser, which takes one reply at a time: see the wire of tasks.
     """
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connected: Connected) -> None:
+        connection, self.clock = connected
         self._connection = connection
         self._socket: socket.socket = connection._sock
         self.proven = False
@@ -724,14 +796,19 @@ class ThreadWire:
             self._connection.disconnect()
 
 
-async def _opened(connect: Open) -> Any:
+async def _opened(connect: Open) -> Connected:
     return await connect(BLOCKING)
 
 
-def _dispose(made: Future[Any]) -> None:
+def _dispose(made: Future[Connected]) -> None:
     if made.exception() is None:
         with suppress(Exception):
-            made.result().disconnect()
+            made.result().connection.disconnect()
+
+
+def _failed(future: asyncio.Future[list[Reply]], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 def _retrieved(future: asyncio.Future[list[Reply]]) -> None:

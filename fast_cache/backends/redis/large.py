@@ -28,9 +28,11 @@ class LargeKeys:
 
     def concern(self, packet: Packet) -> bool:
         """Whether ``packet`` brings something large, or asks for it."""
-        names = self._names
-        if packet[0][0] == "EVAL" and any(type(word) is bytes and len(word) > LARGE for word in packet[0]):
-            return True
+        names, first = self._names, packet[0]
+        if first[0] == "EVAL":
+            for word in first:
+                if type(word) is bytes and len(word) > LARGE:
+                    return True
         return bool(names) and any(command[0] == "GET" and command[1] in names for command in packet)
 
     def note(self, packet: Packet, replies: Sequence[Reply]) -> None:

@@ -15,9 +15,10 @@ from typing import Final
 from fast_cache.backends.locks import Locks, Taken
 from fast_cache.backends.redis.driver import refused
 from fast_cache.backends.redis.fleet import LONGEST_WAIT
-from fast_cache.backends.redis.layout import Layout
+from fast_cache.backends.redis.layout import Layout, let_go
 from fast_cache.backends.redis.link import Link
 from fast_cache.backends.redis.resp import Command, Reply
+from fast_cache.backends.redis.script import Script, Transaction, text
 from fast_cache.errors import BackendError
 from fast_cache.once import Health
 from fast_cache.ports import Port
@@ -27,7 +28,25 @@ _LAST_MS: Final = 86_400_000
 
 _WAKE_MS: Final = 5000
 
-_TAKE: Final = """
+
+async def _take(
+    do: Transaction, lock: bytes, wake: bytes, last: bytes, holder: bytes, milliseconds: bytes, last_ms: bytes
+) -> Reply:
+    held, left, given, time = await do.look(("GET", lock), ("PTTL", lock), ("GET", last), ("TIME",))
+    if isinstance(held, bytes) and left > 0:
+        return held[16:] if held[:16] == holder else left
+    number = int(time[0]) * 1_000_000 + int(time[1])
+    if text(given).isdigit() and len(given) <= 16:
+        number = max(number, int(given) + 1)
+    token = b"%d" % number
+    await do.change(
+        ("SET", last, token, "PX", last_ms), ("SET", lock, holder + token, "PX", milliseconds), ("DEL", wake)
+    )
+    return token
+
+
+_TAKE: Final = Script(
+    """
 local holder = redis.pcall('GET', KEYS[1])
 local left = redis.call('PTTL', KEYS[1])
 if type(holder) == 'string' and left > 0 then
@@ -44,23 +63,45 @@ redis.call('SET', KEYS[3], token, 'PX', ARGV[3])
 redis.call('SET', KEYS[1], ARGV[1] .. token, 'PX', ARGV[2])
 redis.call('DEL', KEYS[2])
 return token
-"""
+""",
+    _take,
+)
 # What has no lifetime, or is no text, is no lock.
 
-_EXTEND: Final = """
+
+async def _extend(do: Transaction, lock: bytes, holder: bytes, milliseconds: bytes) -> Reply:
+    (held,) = await do.look(("GET", lock))
+    if text(held)[:16] != holder:
+        return 0
+    (extended,) = await do.change(("PEXPIRE", lock, milliseconds))
+    return extended
+
+
+_EXTEND: Final = Script(
+    """
 local holder = redis.pcall('GET', KEYS[1])
 if type(holder) ~= 'string' or string.sub(holder, 1, 16) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
-"""
+""",
+    _extend,
+)
 
-_RELEASE: Final = """
+
+async def _release(do: Transaction, lock: bytes, wake: bytes, holder: bytes, milliseconds: bytes) -> Reply:
+    return await let_go(do, lock, wake, milliseconds, lambda held: text(held)[:16] == holder)
+
+
+_RELEASE: Final = Script(
+    """
 local holder = redis.pcall('GET', KEYS[1])
 if type(holder) ~= 'string' or string.sub(holder, 1, 16) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1], KEYS[2])
 redis.call('XADD', KEYS[2], '*', 'released', 1)
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return 1
-"""
+""",
+    _release,
+)
 
 
 _LONGEST: Final = 86_400.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from fast_cache.backends.redis.batch import has_error
@@ -25,14 +26,18 @@ from fast_cache.backends.redis.layout import (
     new_token,
 )
 from fast_cache.backends.redis.link import Link
+from fast_cache.backends.redis.reclaim import Reclaimer
 from fast_cache.backends.redis.resp import Command, Renewed, Reply
+from fast_cache.backends.redis.tokens import current, former
 from fast_cache.backends.store import Store, Terms
 from fast_cache.entry import MISSING, NEVER, MissingType
 from fast_cache.errors import BackendError, DecodeError, EncodeError
 from fast_cache.freshness import Found, Life
+from fast_cache.keys import GROUP, groups_of_key, text_of
 from fast_cache.outcome import Raised
 from fast_cache.ports import Port
 from fast_cache.serializers import (
+    NAMESPACE_DIGEST,
     NO_TAGS,
     Codec,
     Limits,
@@ -48,20 +53,24 @@ from fast_cache.serializers import (
     payload_of,
     plain_value,
     seal,
+    unpack_head,
     unpack_stored,
+    version_of,
+    version_of_entry,
 )
 from fast_cache.single_flight import Flight
 
 BY_HAND: Final = Terms(None)
 """Nothing is known of what is read by its key alone."""
 
-_ANOTHER_FENCE: Final = -2
-
 _DIGEST: Final = 8
 """Bytes of a tag's digest."""
 
+_HARDLY: Final = 1e-9
+"""A part of a lifetime, in seconds, by which it is known that an entry may be stale."""
+
 _LAPS: Final = 8
-"""How often a value is offered again after somebody else got in between; each time somebody else was done."""
+"""How often a value is offered again that came too late, or after somebody cleared the namespace meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,7 @@ class RedisStore(Store):
         link: Link,
         layout: Layout,
         keeper: Keeper,
+        reclaimer: Reclaimer,
         longest: float,
         largest: int,
         compress_above: int | None = None,
@@ -105,9 +115,14 @@ class RedisStore(Store):
         self._link = link
         self._layout = layout
         self._keeper = keeper
-        self._longest: Final = longest
+        self._reclaimer = reclaimer
+        self.longest: float = longest
         self._limits: Final = Limits(largest, compress_above)
         self.serializer = serializer
+        self.codec: Final[Codec] = codec_for() if serializer is None else serializer
+        """Makes bytes of what is stored by hand."""
+        self.generation: bytes | None = None
+        """The last one that was seen: right nearly always, and checked where it is used."""
         self._raising = None if serializer is None else RaisingCodec(serializer, ())
 
     def plain(self, key: str, replies: Sequence[Reply]) -> Any:
@@ -126,15 +141,16 @@ class RedisStore(Store):
         # The time that is left is asked for first. Commands of one packet are not one step: a value that is written in
         # between is then taken for older than it is, never for younger. And the tags last.
         commands = self._read(key, terms)
-        digests = _digests(terms) if terms.tags else []
+        digests = _digests(terms) if terms.names else []
         if terms.counts:
             commands += self._layout.count(key)
         if digests:
             commands += self._layout.read_tags(digests)
         replies = await self._link.exchange(port, commands)
-        if len(replies) == 2:  # nothing was asked for but the value
+        if len(replies) == 2 + len(digests):  # nothing was asked for but the value
             codec = self.serializer if terms.codec is None else terms.codec(self.serializer)
-            value = plain_value(key, replies[0], replies[1], codec, self._limits.largest)
+            tags = tuple(zip(digests, replies[2:], strict=True)) if digests else ()
+            value = plain_value(key, replies[0], replies[1], codec, self._limits.largest, tags)
             if value is not MISSING:
                 return Found(value)
         return await self._closely(port, key, terms, digests, replies)
@@ -150,7 +166,25 @@ class RedisStore(Store):
             # written by somebody who serves what is stale
             return await self.read(port, key, terms._replace(soft=True))
         found = self._found(stored, terms, left)
-        return found._replace(hits=expect_int(replies[2])) if terms.counts and found is not MISSING else found
+        if found is MISSING:
+            return found
+        if terms.copies and stored is not None:
+            found = found._replace(tags=tuple(stored.tags), version=version_of_entry(replies[0]))
+        return found._replace(hits=expect_int(replies[2])) if terms.counts else found
+
+    async def confirm(self, port: Port, key: str, version: bytes, tags: Sequence[bytes]) -> float | None:
+        # What is left first, as in ``read``. Of two values in turn the parts make the version of neither.
+        left, head, tail, size, *tokens = await self._link.exchange(
+            port, self._layout.left(key) + self._layout.version(key, 1 + len(tags)) + self._layout.read_tags(tags)
+        )
+        if not isinstance(head, bytes) or not isinstance(tail, bytes) or not isinstance(size, int):
+            return None
+        known = unpack_head(head)
+        if known is None or version_of(head, tail, size) != version:
+            return None
+        if dict(known.generations) != dict(zip((NAMESPACE_DIGEST, *tags), map(current, tokens), strict=True)):
+            return None
+        return _left(left, known.lifetime_ms / 1000, known.stale_ms / 1000)
 
     async def has(self, port: Port, key: str) -> bool:
         left, data, generation = await self._link.exchange(port, self._layout.left(key) + self._layout.read(key))
@@ -167,7 +201,7 @@ class RedisStore(Store):
     async def claim(
         self, port: Port, flight: Flight, terms: Terms, *, replace: bool
     ) -> tuple[Found | MissingType, object, float | None]:
-        key = str(flight.key)
+        key = text_of(flight.key)
         lease = flight.lease
         if not isinstance(lease, HeldLease):
             # Noted before anything is sent: whoever is cancelled meanwhile may have taken it.
@@ -220,6 +254,7 @@ class RedisStore(Store):
     def after_fork(self) -> None:
         super().after_fork()
         self._keeper.forked()
+        self._reclaimer.forked()
 
     def _let_go(self, flight: Flight) -> None:
         """The lease of ``flight`` is released, or can't be, or is another's."""
@@ -246,7 +281,7 @@ class RedisStore(Store):
                 fence = None  # begun anew below, before it grows without end
             else:
                 _expect_ok([announced])
-        tags = dict(zip(_digests(terms), tokens[2::3], strict=True))
+        tags = await self._captured_tags(port, _digests(terms), tokens)
         stored = None if replace else await self.living(port, self.entry(key, data, generation), tags)
         found = self._found(stored, terms, left) if stored is not None and (terms.soft or not stored.stale) else MISSING
         if not _is_fence(fence):
@@ -255,12 +290,22 @@ class RedisStore(Store):
             repaired = Renewed(new_token)
             _expect_ok(await self._link.exchange(port, self._layout.repair_fence(key, repaired)))
             fence = repaired.value
-        if damaged := [digest for digest, token in tags.items() if not is_token(token)]:
-            tags |= await self._repaired(port, damaged)
-        return found, Ticket(fence, await self.usable(port, generation), tags, number)
+        sound, _ = await self._sound(port, tags)
+        return found, Ticket(fence, await self.usable(port, generation), sound, number)
+
+    async def _captured_tags(self, port: Port, digests: Sequence[bytes], replies: list[Reply]) -> dict[bytes, Reply]:
+        """The generations of tags, by what was answered to their capture; those that would end soon are renewed."""
+        if ending := [
+            digest for digest, left in zip(digests, replies[1::3], strict=True) if not self._layout.lasts(left)
+        ]:
+            await self._link.exchange(port, self._layout.renew_tags(ending))  # if that fails, the entries die with them
+        return dict(zip(digests, replies[2::3], strict=True))
 
     async def living(self, port: Port, stored: Stored | None, known: Mapping[bytes, Reply]) -> Stored | None:
-        """The entry, if none of its tags was invalidated, and it has those whose generations are ``known``."""
+        """The entry, if none of its tags was invalidated, and it has those whose generations are ``known``.
+
+        If one was, but what had it is to count as stale, then it has expired.
+        """
         if stored is None or not (stored.tags or known):
             return stored
         if not known.keys() <= stored.tags.keys():
@@ -268,7 +313,23 @@ class RedisStore(Store):
         if more := [digest for digest in stored.tags if digest not in known]:
             replies = await self._link.exchange(port, self._layout.read_tags(more))
             known = {**known, **dict(zip(more, replies, strict=True))}
-        return stored if known == stored.tags else None
+        if known == stored.tags:
+            return stored
+        expired = False
+        for digest, token in stored.tags.items():
+            if token != current(known[digest]):
+                if token not in former(known[digest]):
+                    return None
+                expired = True
+        return stored._replace(stale=stored.stale or _HARDLY, expired=True) if expired else stored
+
+    async def _sound(self, port: Port, captured: Mapping[bytes, Reply]) -> tuple[dict[bytes, bytes], bool]:
+        """The tokens of tags that were captured, and whether there was one that is none: in its place is a new one."""
+        tokens: dict[bytes, Any] = {digest: current(reply) for digest, reply in captured.items()}
+        damaged = [digest for digest, token in tokens.items() if not is_token(token)]
+        if damaged:
+            tokens |= await self._repaired(port, damaged)
+        return tokens, bool(damaged)
 
     async def _repaired(self, port: Port, digests: Sequence[bytes]) -> dict[bytes, bytes]:
         """New generations in the place of what is none, which no entry repeats."""
@@ -289,9 +350,8 @@ class RedisStore(Store):
         else:
             replies = await self._link.exchange(port, capture)
             (number,) = await self._link.exchange(port, self._layout.last_number())
-        tokens = dict(zip(late, replies[2::3], strict=True))
-        if damaged := [digest for digest, token in tokens.items() if not is_token(token)]:
-            await self._repaired(port, damaged)
+        tokens, damaged = await self._sound(port, await self._captured_tags(port, late, replies))
+        if damaged:
             return None  # whatever it said is lost
         return {**ticket.tags, **tokens} if await self._stood(port, late, ticket.number, number) else None
 
@@ -310,13 +370,13 @@ class RedisStore(Store):
 
     async def write(self, port: Port, flight: Flight, ticket: object, value: Any, life: Life, terms: Terms) -> bool:
         assert isinstance(ticket, Ticket)
-        key = str(flight.key)
+        key = text_of(flight.key)
         generations = await self._with_late(port, ticket, _digests(terms))
         if generations is None:
             return False
         codec = terms.encoder(self.serializer)
         data, lifetime_ms = self.encode(key, value, codec, life, ticket.generation, generations)
-        if flight.moved or not flight.lost.isdisjoint(terms.tags):
+        if flight.moved or not flight.lost.isdisjoint(terms.names):
             return False
         commands = self._layout.write(key, ticket.fence, data, lifetime_ms) + self._layout.read_tags(generations)
         lease = flight.lease
@@ -329,13 +389,9 @@ class RedisStore(Store):
             raise
         self._let_go(flight)
         # Of a generation that has passed, the entry is dead already; the load counts as fenced off like any other.
-        stands = generation == ticket.generation and tokens[: len(generations)] == list(generations.values())
+        now = list(map(current, tokens[: len(generations)]))
+        stands = generation == ticket.generation and now == list(generations.values())
         return expect_int(stored) == 1 and stands
-
-    @property
-    def codec(self) -> Codec:
-        """Makes bytes of what is stored by hand."""
-        return codec_for() if self.serializer is None else self.serializer
 
     async def put(self, port: Port, key: str, value: Any, expire: float | None) -> None:
         """Store ``value`` whatever is in flight; undelivered, it counts as an invalidation of what was there.
@@ -343,8 +399,9 @@ class RedisStore(Store):
         Raises:
             EncodeError: the value can't be stored; what was stored under the key is gone.
         """
+        groups = groups_of_key(key)  # under a function's key it ends with what the function returns
         try:
-            payload = payload_of(key, value, self.codec, self._limits)
+            payload = payload_of(key, value, self.codec, self._limits, generations=1 + len(groups))
         except EncodeError:  # the caller's error, also while Redis is away
             with suppress(BackendError):  # then it is owed
                 await self.delete(port, key)
@@ -352,31 +409,51 @@ class RedisStore(Store):
         self.flights.invalidate(key)
         self._link.begin(key)
         try:
-            await self._put(port, key, payload, self._longest if expire is None else min(expire, self._longest))
+            lifetime = self.longest if expire is None else min(expire, self.longest)
+            await self._put(port, key, payload, lifetime, [_group_digest(group) for group in groups])
         except BackendError:
             self._link.owe(key)
             raise
         self._link.confirm(key)
+        await self._link.replicated(port)
 
-    async def _put(self, port: Port, key: str, payload: Payload, lifetime: float) -> None:
+    async def _put(self, port: Port, key: str, payload: Payload, lifetime: float, groups: Sequence[bytes]) -> None:
+        lifetime_ms = max(1, round(lifetime * 1000))
+        deadline = self._link.deadline()
+        tags: Mapping[bytes, bytes] = NO_TAGS
         for _ in range(_LAPS):
-            token = Renewed(new_token)
-            length, _, generation = await self._link.exchange(port, self._layout.announce(key, token))
-            if not isinstance(length, int) or length > LONGEST_FENCE:
-                _expect_ok(await self._link.exchange(port, self._layout.announce_anew(key, token)))
-            if generation is None:
-                _, generation = await self._link.exchange(port, self._layout.read_generation(Renewed(new_token)))
-            data = seal(key, payload, lifetime, await self.usable(port, generation))
-            lifetime_ms = max(1, round(lifetime * 1000))
-            (stored,) = await self._link.exchange(port, self._layout.put(key, token.value, data, lifetime_ms))
-            if expect_int(stored) == _ANOTHER_FENCE:
-                # If ours was lost, what was to be replaced is still there. Without it this is a miss, which is safe.
-                _expect_ok(await self._link.exchange(port, self._layout.delete(key)))
+            generation = self.generation or await self.ask_generation(port)
+            if groups:
+                tags = await self._tokens(port, groups)
+            data = seal(key, payload, lifetime, generation, tags=tags)
+            packet = self._layout.put(key, data, lifetime_ms, deadline) + self._layout.read_tags(groups)
+            told, now, *tokens = await self._link.exchange_dated(port, packet)
+            in_time = deadline.told(expect_int(told))
+            # Whatever passed meanwhile has ended what was put.
+            if self.is_living(generation, now) and in_time and list(map(current, tokens)) == list(tags.values()):
                 return
-            if expect_int(stored) != 0:
-                return
-            # Somebody else loaded or deleted. Or the fence was evicted, and the old value is still there: once more.
-        raise BackendError("Redis loses fences before a value is stored; raise max_load_time or its memory")
+        raise BackendError("Redis gets values too late, or is cleared all the time")
+
+    async def _tokens(self, port: Port, digests: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The generations of tags, new ones where there are none."""
+        capture = self._layout.capture_tags({digest: Renewed(new_token) for digest in digests})
+        tokens, _ = await self._sound(
+            port, await self._captured_tags(port, digests, await self._link.exchange(port, capture))
+        )
+        return tokens
+
+    async def ask_generation(self, port: Port) -> bytes:
+        """The generation that there is, or a new one; remembered."""
+        *_, reply = await self._link.exchange(port, self._layout.read_generation(Renewed(new_token)))
+        self.generation = generation = await self.usable(port, reply)
+        return generation
+
+    def is_living(self, generation: bytes, current: Reply) -> bool:
+        """Whether ``generation`` was the living one, by what was read later: generations never come back."""
+        if current == generation:
+            return True
+        self.generation = current if is_token(current) else None
+        return False
 
     async def usable(self, port: Port, generation: Reply) -> bytes:
         """The generation, or a new one in the place of something that is none."""
@@ -396,13 +473,16 @@ class RedisStore(Store):
         if late:
             commands += self._layout.last_number()
         replies = await self._link.exchange(port, commands)
-        if replies[: len(known)] != known:
+        if [*replies[:2], *map(current, replies[2 : len(known)])] != known:
             return False
         return not late or await self._stood(port, late, ticket.number, replies[-1])
 
     async def hits(self, port: Port, key: str) -> int:
         (counted,) = await self._link.exchange(port, self._layout.counted(key))
         return int(counted) if isinstance(counted, bytes) and counted.isdigit() else 0
+
+    def queued(self) -> int:
+        return self._link.queued()
 
     async def delete(self, port: Port, key: str) -> bool:
         self.flights.invalidate(key)
@@ -412,8 +492,9 @@ class RedisStore(Store):
     async def clear(self, port: Port) -> None:
         self.flights.invalidate_all()
         await self._invalidate(port, None, self._layout.clear(Renewed(new_token)))
+        self._reclaimer.begin()
 
-    async def delete_tagged(self, port: Port, tags: Sequence[str]) -> None:
+    async def delete_tagged(self, port: Port, tags: Sequence[str], *, soft: bool = False) -> None:
         self.flights.lose(tags)
         digests = [name_digest(tag) for tag in tags]
         for digest in digests:
@@ -425,14 +506,20 @@ class RedisStore(Store):
             (number,) = await self._link.exchange(port, self._layout.next_number(digests, Renewed(new_epoch)))
             if not is_token(number):
                 raise refused(number)
-            _expect_ok(await self._link.exchange(port, self._layout.set_tags(digests, number)))
+            _expect_ok(await self._link.exchange(port, self._layout.set_tags(digests, number, soft=soft)))
             confirmed = True
+            for digest in digests:
+                self._link.confirm(digest)
+            await self._link.replicated(port)
 
         def at_end() -> None:
-            for digest in digests:
-                (self._link.confirm if confirmed else self._link.owe)(digest)
+            if not confirmed:
+                for digest in digests:
+                    self._link.owe(digest)
 
         await port.finish(tell(), at_end)
+        if any(tag.startswith(GROUP) for tag in tags):  # what has other tags is left to expire
+            self._reclaimer.begin()
 
     async def _invalidate(self, port: Port, key: str | None, commands: list[Command]) -> list[Reply]:
         """Tell Redis of an invalidation. One that is not confirmed is owed, also if its caller is cancelled."""
@@ -444,9 +531,11 @@ class RedisStore(Store):
             replies = await self._link.exchange(port, commands)
             _expect_ok(replies)
             confirmed = True
+            self._link.confirm(key)
+            await self._link.replicated(port)
             return replies
 
-        return await port.finish(tell(), at_end=lambda: (self._link.confirm if confirmed else self._link.owe)(key))
+        return await port.finish(tell(), at_end=lambda: None if confirmed else self._link.owe(key))
 
     def encode(
         self,
@@ -457,8 +546,8 @@ class RedisStore(Store):
         generation: bytes,
         tags: Mapping[bytes, bytes] = NO_TAGS,
     ) -> tuple[bytes, int]:
-        fresh = self._longest if life.fresh is None else min(life.fresh, self._longest)
-        stale = min(life.stale, self._longest - fresh)
+        fresh = self.longest if life.fresh is None else min(life.fresh, self.longest)
+        stale = min(life.stale, self.longest - fresh)
         data = encode_stored(
             key,
             value,
@@ -510,13 +599,19 @@ class RedisStore(Store):
 
 def _fresh_for(stored: Stored, left: Reply) -> float:
     """For how many seconds an entry is still fresh, by what is left of its lifetime in milliseconds."""
+    fresh_for = _left(left, stored.lifetime, stored.stale)
+    return min(fresh_for, 0.0) if stored.expired else fresh_for
+
+
+def _left(left: Reply, lifetime: float, stale: float) -> float:
+    """The same, of an entry with this ``lifetime``, the last part of which is ``stale``, in seconds."""
     milliseconds: float = expect_int(left)
     if milliseconds < 0:
         return -NEVER
-    if stored.lifetime:
-        milliseconds = min(milliseconds, stored.lifetime * 1000)  # it may be that of the value before this one
+    if lifetime:
+        milliseconds = min(milliseconds, lifetime * 1000)  # it may be that of the value before this one
     # What is still there is fresh if it is never stale, also in the millisecond that rounds to none.
-    return milliseconds / 1000 - stored.stale if stored.stale else max(milliseconds, 1) / 1000
+    return milliseconds / 1000 - stale if stale else max(milliseconds, 1) / 1000
 
 
 def opened(key: str, data: Reply, generation: Reply) -> Stored | None:
@@ -531,7 +626,11 @@ def opened(key: str, data: Reply, generation: Reply) -> Stored | None:
 
 
 def _digests(terms: Terms) -> list[bytes]:
-    return [name_digest(tag) for tag in terms.tags]
+    return [*map(_group_digest, terms.groups), *map(name_digest, terms.tags)]
+
+
+_group_digest = lru_cache(maxsize=4096)(name_digest)
+"""A function has one or two groups, which are read with each of its values."""
 
 
 def is_token(reply: Reply) -> bool:

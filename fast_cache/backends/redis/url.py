@@ -16,7 +16,7 @@ import redis.connection
 from fast_cache.backends.redis.driver import MODULES, Address, parameters
 from fast_cache.errors import ConfigurationError
 
-_SCHEMES: Final = {
+SCHEMES: Final = {
     "redis://": "Connection",
     "rediss://": "SSLConnection",
     "unix://": "UnixDomainSocketConnection",
@@ -74,10 +74,18 @@ def read_url(url: str) -> Place:
     Raises:
         ConfigurationError: it is malformed, or has options that its scheme does not know.
     """
-    scheme = next((scheme for scheme in _SCHEMES if url.startswith(scheme)), None)
+    scheme = next((scheme for scheme in SCHEMES if url.startswith(scheme)), None)
     if scheme is None:
-        raise ConfigurationError(f"redis_url must start with one of {', '.join(_SCHEMES)}")
+        raise ConfigurationError(f"redis_url must start with one of {', '.join(SCHEMES)}")
     return _read_many(scheme, url) if "+" in scheme else _read_one(scheme, url)
+
+
+def options_of(scheme: str) -> frozenset[str]:
+    """What the query of a URL may set: what both flavours of the driver know, and what has a meaning there."""
+    known = _OPTIONS.intersection(*(parameters(getattr(module, SCHEMES[scheme])) for module in MODULES.values()))
+    if "+" not in scheme:
+        return known
+    return (known - _OF_ONE_SERVER) | (_SENTINELS_OWN.keys() if "sentinel" in scheme else set[str]())
 
 
 def _read_one(scheme: str, url: str) -> Place:
@@ -88,12 +96,12 @@ def _read_one(scheme: str, url: str) -> Place:
         if parts.port == 0:
             raise ConfigurationError("redis_url names port 0; Redis usually listens on 6379")
         _check_database(parts.path.strip("/"))
-    known = _known(scheme)
+    known = options_of(scheme)
     _check_options(scheme, known, parts.query)
     options = _options(url, known)
     if scheme == "unix://" and (not options.get("path") or options["path"].endswith("/")):
         raise ConfigurationError("redis_url names no socket; write it like unix:///path/to/redis.sock")
-    return Place(_SCHEMES[scheme], options)
+    return Place(SCHEMES[scheme], options)
 
 
 def _read_many(scheme: str, url: str) -> Place:
@@ -105,10 +113,9 @@ def _read_many(scheme: str, url: str) -> Place:
     hosts = [_host(text, 26379 if sentinel else 6379) for text in named.split(",")]
     if None in hosts:
         raise ConfigurationError(f"{_MALFORMED}; write hosts like {scheme}host1:port1,host2:port2")
-    known = _known(scheme) - _OF_ONE_SERVER
-    own = _SENTINELS_OWN.keys() if sentinel else set[str]()
-    _check_options(scheme, known | own, query)
-    options = _options(f"{'rediss' if scheme.startswith('rediss') else 'redis'}://?{query}", known | own)
+    known = options_of(scheme)
+    _check_options(scheme, known, query)
+    options = _options(f"{'rediss' if scheme.startswith('rediss') else 'redis'}://?{query}", known)
     name, _, password = user.partition(":")
     options |= {key: unquote(value) for key, value in (("username", name), ("password", password)) if value}
     asking = {name: options.pop(option) for option, name in _SENTINELS_OWN.items() if option in options}
@@ -119,10 +126,10 @@ def _read_many(scheme: str, url: str) -> Place:
     if sentinel:
         if not service:
             raise ConfigurationError(f"redis_url names no service; write it like {scheme}host1,host2/service/0")
-        return Place(_SCHEMES[scheme], options, service, asking, tuple(host for host in hosts if host))
+        return Place(SCHEMES[scheme], options, service, asking, tuple(host for host in hosts if host))
     if options["db"]:
         raise ConfigurationError("redis_url names a database; a Redis Cluster has only number 0")
-    return Place(_SCHEMES[scheme], options, hosts=tuple(host for host in hosts if host))
+    return Place(SCHEMES[scheme], options, hosts=tuple(host for host in hosts if host))
 
 
 def _host(text: str, port: int) -> Address | None:
@@ -144,16 +151,11 @@ def _check_database(text: str) -> None:
         raise ConfigurationError("redis_url must end in a database number such as /0, or in nothing")
 
 
-def _known(scheme: str) -> frozenset[str]:
-    """What the query of a URL may set: what both flavours of the driver know."""
-    return _OPTIONS.intersection(*(parameters(getattr(module, _SCHEMES[scheme])) for module in MODULES.values()))
-
-
 def _check_options(scheme: str, known: frozenset[str], query: str) -> None:
     if not known.issuperset(name for name, _ in parse_qsl(query, keep_blank_values=True)):
         raise ConfigurationError(
             f"redis_url has an option in its query that {scheme} does not know; it knows {', '.join(sorted(known))}"
-            + (f"; options of TLS need {scheme.replace('redis', 'rediss')}" if _SCHEMES[scheme] == "Connection" else "")
+            + (f"; options of TLS need {scheme.replace('redis', 'rediss')}" if SCHEMES[scheme] == "Connection" else "")
         )
 
 
