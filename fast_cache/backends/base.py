@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from fast_cache.backends.announce import fence_methods
 from fast_cache.backends.calls import Calls
+from fast_cache.backends.pending import defer_methods
 from fast_cache.backends.steps import CallSteps
 from fast_cache.durations import Duration
 from fast_cache.stats import Stats
 
 if TYPE_CHECKING:
+    from fast_cache.backends.channel import Channel, Listener
     from fast_cache.backends.store import Store
 
 
@@ -111,11 +113,21 @@ class CacheBackend(Calls):
     def engine_calls(self) -> CallSteps:
         return _calls_of(self)
 
+    def engine_channel(self, listener: Listener, *, how: str | None, staleness: float) -> Channel | None:
+        """What tells ``listener`` of changes by other processes; ``None`` if this backend carries no such news.
+
+        Args:
+            how: ``"tracking"`` or ``"pubsub"``; ``None`` for what can be had.
+            staleness: for how many seconds silence may last.
+        """
+        return None
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Fence the methods as the class is made: a constructor may forget ``super().__init__()``."""
+        """Fence and put off the methods as the class is made: a constructor may forget ``super().__init__()``."""
         super().__init_subclass__(**kwargs)
         if cls.engine_store is CacheBackend.engine_store:  # a store of its own sees to its fences by itself
             fence_methods(cls)
+        defer_methods(cls)  # outermost: what is put off is announced when it is done
 
 
 _creation = threading.Lock()

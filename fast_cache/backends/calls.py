@@ -14,8 +14,9 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any
 
-from fast_cache.backends.keyspace import check_key, check_keys, check_prefix
+from fast_cache.backends.keyspace import check_key, check_keys, check_prefix, check_values
 from fast_cache.backends.locks import DEFAULT_EXPIRE, DEFAULT_WAIT, Lock
+from fast_cache.backends.pending import defer_methods
 from fast_cache.backends.steps import CallSteps, check_sum
 from fast_cache.durations import Duration, optional_seconds, seconds
 from fast_cache.errors import InvalidTypeError
@@ -239,6 +240,9 @@ class Calls(ABC):
         return self.lock(key, expire, wait)
 
 
+defer_methods(Calls)
+
+
 def _scanned(steps: CallSteps, prefix: str, at: Any) -> Iterator[str]:
     while at is not None:
         keys, at = run_blocking(steps.page(BLOCKING, prefix, at))
@@ -253,9 +257,7 @@ async def _ascanned(steps: CallSteps, prefix: str, at: Any) -> AsyncIterator[str
 
 
 def _values(values: Mapping[str, Any], expire: Duration | None) -> tuple[Mapping[str, Any], float | None]:
-    if not isinstance(values, Mapping):
-        raise InvalidTypeError(f"set_many takes a dict of values by their keys, not a {type(values).__name__}")
-    return {check_key(key): value for key, value in values.items()}, _lifetime(expire)
+    return check_values(values), _lifetime(expire)
 
 
 def _increment(key: str, by: int, expire: Duration | None) -> tuple[str, int, float | None]:

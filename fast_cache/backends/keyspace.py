@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from fast_cache.errors import ConfigurationError, InvalidTypeError
 
@@ -38,6 +39,17 @@ def check_keys(keys: Iterable[str | Iterable[str]]) -> tuple[str, ...]:
     if len(given) == 1 and not isinstance(given[0], str) and isinstance(given[0], Iterable):
         given = tuple(given[0])
     return tuple(check_key(key) for key in given)  # type: ignore[arg-type]  # that is what is checked
+
+
+def check_values(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the values if each can be stored under its key.
+
+    Raises:
+        InvalidTypeError, ConfigurationError: as for :func:`check_key`; or it is no mapping.
+    """
+    if not isinstance(values, Mapping):
+        raise InvalidTypeError(f"set_many takes a dict of values by their keys, not a {type(values).__name__}")
+    return {check_key(key): value for key, value in values.items()}
 
 
 def check_prefix(prefix: str) -> str:

@@ -20,9 +20,10 @@ from fast_cache.backends.eviction import S3FIFO, Cause
 from fast_cache.backends.keyspace import check_key, check_namespace
 from fast_cache.backends.memory_calls import MemoryCalls
 from fast_cache.backends.steps import CallSteps
-from fast_cache.backends.store import NO_SHELF, Address, CodecSource, Store, Terms
+from fast_cache.backends.store import NO_SHELF, Address, Blind, CodecSource, Store, Terms
 from fast_cache.durations import Duration, optional_seconds
 from fast_cache.entry import (
+    EXPIRED,
     MAX_VISITS,
     MISSING,
     NEVER,
@@ -37,7 +38,7 @@ from fast_cache.entry import (
 )
 from fast_cache.errors import ConfigurationError, EncodeError, InvalidTypeError
 from fast_cache.freshness import Found, Life
-from fast_cache.keys import Slot, address_of
+from fast_cache.keys import GROUP, Slot, address_of, beginning, prefixes_of
 from fast_cache.outcome import Raised
 from fast_cache.ports import Port
 from fast_cache.single_flight import Flight
@@ -161,10 +162,23 @@ class InMemoryBackend(CacheBackend):
         return value
 
 
+def glanced(entry: Entry | None) -> Any:
+    """Its value, which is a hit of it; ``MISSING`` if there is none, or something to be decided about it."""
+    if entry is None:
+        return MISSING
+    value = entry.value  # before the expiry: an entry is retired in the opposite order
+    if entry.expires <= monotonic():
+        return MISSING
+    if entry.visits < MAX_VISITS:
+        entry.visits += 1
+    return value
+
+
 class MemoryStore(Store):
     """The entries, their flights, and the lock that makes a change and its fence one act."""
 
     local = True
+    slotted = True
 
     def __init__(
         self,
@@ -185,15 +199,20 @@ class MemoryStore(Store):
         self.shares = duplicate is None
         """Whether what is stored is handed out itself. Copies are not to be had at a glance: see :meth:`look`."""
         self.lying = self.held.new_shelf()
-        """The entries with text keys."""
+        """The entries with text keys that are no function's."""
         if self.shares:
             self.texts = self.lying
         self._shelves: WeakValueDictionary[str, Shelf] = WeakValueDictionary()
-        self._tags: WeakValueDictionary[str, Tag] = WeakValueDictionary()
+        self._shelves_of_texts: WeakValueDictionary[str, Shelf] = WeakValueDictionary()
+        self._tags: WeakValueDictionary[Hashable, Tag] = WeakValueDictionary()
 
     def shelf(self, name: str | None) -> Shelf:
         # Without sharing a function finds nothing at a glance, and what it stores is looked up here.
         return self._shelf(name) if self.shares and name is not None else NO_SHELF
+
+    def shelf_of_texts(self, prefix: str) -> Shelf:
+        shelf = self._made(self._shelves_of_texts, prefix)
+        return shelf if self.shares else Blind(shelf)
 
     def look(self, key: Address) -> Any:
         found = self.find(key)
@@ -202,22 +221,21 @@ class MemoryStore(Store):
         return found.value
 
     def glance(self, key: Address) -> Any:
+        if self._duplicate is not None:
+            return MISSING
         shelf, name = self._place(key)
-        entry = shelf.table.get(name)
-        if entry is None or self._duplicate is not None:
-            return MISSING
-        value = entry.value  # before the expiry: an entry is retired in the opposite order
-        if entry.expires <= monotonic():
-            return MISSING
-        if entry.visits < MAX_VISITS:
-            entry.visits += 1
-        return value
+        return glanced(shelf.table.get(name))
 
-    def has_tags(self, entry: Entry, tags: Sequence[str]) -> bool:
-        return isinstance(entry, TaggedEntry) and all(self._tags.get(tag) in entry.tags for tag in tags)
+    def has_tags(self, entry: Entry, tags: Sequence[Hashable]) -> bool:
+        return isinstance(entry, TaggedEntry) and {tag.name for tag in entry.tags}.issuperset(tags)
 
-    def find(self, key: Address, *, count: bool = False, tags: Sequence[str] = ()) -> Found | MissingType:
-        """What lies under ``key`` and has ``tags``, fresh or stale; with ``count`` that is a hit of the entry."""
+    def find(
+        self, key: Address, *, count: bool = False, tags: Sequence[Hashable] = (), copies: bool = False
+    ) -> Found | MissingType:
+        """What lies under ``key`` and has ``tags``, fresh or stale; with ``count`` that is a hit of the entry.
+
+        Its tags, by the names that they have here, are told to those who ``copies`` it.
+        """
         shelf, name = self._place(key)
         entry = shelf.table.get(name)
         if entry is None:
@@ -233,14 +251,28 @@ class MemoryStore(Store):
                 value = self._duplicate(value)
             except Exception:
                 return MISSING  # it could be copied when it was stored
+        names = tuple(tag.name for tag in entry.tags) if copies and isinstance(entry, TaggedEntry) else ()
         if isinstance(entry, AgedEntry) and entry.age is not None:
             age = entry.age
             hits = age.hits.count() if count and age.hits is not None else 0
-            return Found(value, age.fresh_until - now, age.lifetime, age.load, hits)
-        return Found(value, entry.expires - now)
+            fresh_for = age.fresh_until - now
+            if entry.expires == EXPIRED:
+                fresh_for = min(fresh_for, 0.0)
+            return Found(value, fresh_for, age.lifetime, age.load, hits, names)
+        return Found(value, entry.expires - now, tags=names)
 
-    def put(self, key: Address, value: Any, life: Life, flight: Flight | None = None, tags: Sequence[str] = ()) -> bool:
+    def put(
+        self,
+        key: Address,
+        value: Any,
+        life: Life,
+        flight: Flight | None = None,
+        tags: Sequence[Hashable] = (),
+        groups: Sequence[str] = (),
+    ) -> bool:
         """Store ``value``; as the result of ``flight`` only if it was not fenced off, else fencing off any other.
+
+        It ends with its ``groups`` because of where it lies; they only tell whether its load was fenced off.
 
         Raises:
             EncodeError: the value can't be copied or weighed; what was stored under the key is gone.
@@ -259,12 +291,44 @@ class MemoryStore(Store):
         def put() -> bool:
             if flight is None:
                 self.flights.invalidate(key)
-            elif flight.moved or not flight.lost.isdisjoint(tags):
+            elif flight.moved or not flight.lost.isdisjoint((*groups, *tags)):
                 return False
             self.held.put(shelf, name, value, expires, weight, age, tuple(map(self._tag, tags)), lifetime)
             return True
 
         return self._change(put, meanwhile=True)
+
+    def hold(
+        self, key: Address, found: Found, kept: float, due: float, fill: Flight, ends_with: Sequence[Hashable]
+    ) -> bool:
+        """Keep a copy of what was ``found`` in another store, for ``kept`` seconds, unless ``fill`` was fenced off.
+
+        It is a hit without another thought for ``due`` seconds. What can't be copied or weighed is not kept.
+        """
+        try:
+            weight = self._weigh(found.value)
+            value = found.value if self._duplicate is None else self._copied(found.value)
+        except EncodeError:
+            return False
+        now = monotonic()
+        age = None
+        if due < kept:
+            age = Age(now + found.fresh_for, now + kept, found.lifetime, found.load, None)
+        shelf, name = self._place(key)
+
+        def hold() -> bool:
+            if fill.moved or not fill.lost.isdisjoint(found.tags):
+                return False
+            tags = tuple(map(self._tag, ends_with))
+            self.held.put(shelf, name, value, now + min(due, kept), weight, age, tags, kept, found.version)
+            return True
+
+        return self._change(hold, meanwhile=False)
+
+    def entry(self, key: Address) -> Entry | None:
+        """What lies under ``key``, whatever it is."""
+        shelf, name = self._place(key)
+        return shelf.table.get(name)
 
     def fresh(self, key: Address) -> tuple[Entry, Any, float] | None:
         """What :meth:`look` would find: the entry, its value, not copied, and for how many seconds it is fresh."""
@@ -274,7 +338,7 @@ class MemoryStore(Store):
             return None
         value = entry.value  # before the expiry: an entry is retired in the opposite order
         now = monotonic()
-        over = entry.is_over(now)
+        over = entry.is_over(now) or entry.expires == EXPIRED
         age = entry.age if isinstance(entry, AgedEntry) else None
         left = (entry.expires if age is None else age.fresh_until) - now
         return None if over or left <= 0 or type(value) is Raised else (entry, value, left)
@@ -321,7 +385,11 @@ class MemoryStore(Store):
     def addresses(self) -> list[Address]:
         """Where there are entries, at this moment."""
         found: list[Address] = list(self.lying.table)
-        for name, shelf in list(self._shelves.items()):
+        with self._lock:  # a shelf that is added meanwhile would end the iteration
+            shelves, texts = list(self._shelves.items()), list(self._shelves_of_texts.values())
+        for shelf in texts:
+            found += list(shelf.table)
+        for name, shelf in shelves:
             found += [Slot(name, key) for key in list(shelf.table)]
         return found
 
@@ -334,18 +402,28 @@ class MemoryStore(Store):
 
         return self._change(remove, meanwhile=False)
 
-    def remove_tagged(self, tags: Sequence[str]) -> None:
-        """Let all entries end that have one of ``tags``, however many there are, without a look at them."""
+    def remove_tagged(self, tags: Sequence[Hashable], *, soft: bool = False) -> None:
+        """Let all entries end that have one of ``tags``, or be stale, however many, without a look at them."""
 
         def remove() -> bool:
             self.flights.lose(tags)
             for name in tags:
                 tag = self._tags.pop(name, None)
-                if tag is not None:
-                    tag.dead = True
+                if tag is not None and soft:
+                    self._tags[name] = tag.expire()
+                elif tag is not None:
+                    tag.end()
+                if isinstance(name, str) and name.startswith(GROUP):
+                    self._clear_shelves(beginning(name))
             return True
 
         self._change(remove, meanwhile=True)
+
+    def _clear_shelves(self, begin: str) -> None:
+        """Remove what lies on the shelves whose names begin so: those of a function, or of a namespace."""
+        for name, shelf in [*self._shelves.items(), *self._shelves_of_texts.items()]:
+            if name.startswith(begin):
+                self.held.clear_shelf(shelf)
 
     def clear(self) -> None:
         def clear() -> bool:
@@ -383,7 +461,7 @@ class MemoryStore(Store):
         return lambda: duplicate(snapshot)
 
     async def read(self, port: Port, key: Address, terms: Terms) -> Found | MissingType:
-        return self.find(key, count=terms.counts, tags=terms.tags)
+        return self.find(key, count=terms.counts, tags=terms.tags, copies=terms.copies)
 
     async def capture(
         self, port: Port, key: Address, terms: Terms, *, replace: bool
@@ -391,7 +469,7 @@ class MemoryStore(Store):
         return MISSING if replace else self.find(key, tags=terms.tags), self  # the flight itself is the fence
 
     async def write(self, port: Port, flight: Flight, ticket: object, value: Any, life: Life, terms: Terms) -> bool:
-        return self.put(flight.key, value, life, flight, terms.tags)
+        return self.put(flight.key, value, life, flight, terms.tags, terms.groups)
 
     async def hits(self, port: Port, key: Address) -> int:
         shelf, name = self._place(key)
@@ -402,8 +480,8 @@ class MemoryStore(Store):
     async def delete(self, port: Port, key: Address) -> bool:
         return self.remove(key)
 
-    async def delete_tagged(self, port: Port, tags: Sequence[str]) -> None:
-        self.remove_tagged(tags)
+    async def delete_tagged(self, port: Port, tags: Sequence[str], *, soft: bool = False) -> None:
+        self.remove_tagged(tags, soft=soft)
 
     def _change(self, change: Callable[[], bool], *, meanwhile: bool) -> bool:
         """Make a change alone, and let go of what it dropped when the lock is free again.
@@ -431,25 +509,33 @@ class MemoryStore(Store):
     def _drop(self, entry: Entry, cause: Cause) -> None:
         self._dropped.append(entry.value)
 
-    def _tag(self, name: str) -> Tag:
+    def _tag(self, name: Hashable) -> Tag:
         """The tag of this name, as long as an entry has it or somebody holds it."""
         tag = self._tags.get(name)
         if tag is None:
-            tag = self._tags[name] = Tag()
+            tag = self._tags[name] = Tag(name)
         return tag
 
     def _place(self, key: Address) -> tuple[Shelf, Hashable]:
         """The shelf of an address, and the key on it."""
-        return (self._shelf(key.shelf), key.key) if type(key) is Slot else (self.lying, key)
+        if type(key) is Slot:
+            return self._shelf(key.shelf), key.key
+        for prefix in prefixes_of(key) if self._shelves_of_texts else ():
+            shelf = self._shelves_of_texts.get(prefix)
+            if shelf is not None and (key in shelf.table or key not in self.lying.table):
+                return shelf, key
+        return self.lying, key  # no function's, or set by hand before that was decorated
 
     def _shelf(self, name: str) -> Shelf:
-        shelf = self._shelves.get(name)
-        if shelf is None:
-            with self._lock:
-                shelf = self._shelves.get(name)
-                if shelf is None:
-                    shelf = self._shelves[name] = self.held.new_shelf()
-        return shelf
+        return self._shelves.get(name) or self._made(self._shelves, name)
+
+    def _made(self, shelves: WeakValueDictionary[str, Shelf], name: str) -> Shelf:
+        """The shelf of this name, one for all."""
+        with self._lock:
+            shelf = shelves.get(name)
+            if shelf is None:
+                shelf = shelves[name] = self.held.new_shelf()
+            return shelf
 
     def _copied(self, value: Any) -> Any:
         assert self._duplicate is not None

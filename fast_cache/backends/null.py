@@ -36,5 +36,5 @@ class NullStore(Store):
     async def delete(self, port: Port, key: Address) -> bool:
         return False
 
-    async def delete_tagged(self, port: Port, tags: Sequence[str]) -> None:
+    async def delete_tagged(self, port: Port, tags: Sequence[str], *, soft: bool = False) -> None:
         """There is nothing."""

@@ -8,13 +8,14 @@ raise :class:`~fast_cache.errors.BackendError` and nothing else but :class:`~fas
 from __future__ import annotations
 
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, ClassVar, Final, NamedTuple
-from weakref import WeakSet
+from weakref import WeakMethod, WeakSet
 
 from fast_cache.entry import MISSING, NEVER, Entry, MissingType, Shelf
 from fast_cache.errors import DecodeError, EncodeError
@@ -27,6 +28,16 @@ from fast_cache.stats import FunctionStats, Ledger, Stats, Tally, total
 
 NO_SHELF: Final = Shelf()
 """Where a store without local memory is looked into: always empty."""
+
+
+class Blind(Shelf):
+    """Looks empty, and keeps a shelf alive whose entries are not to be had at a glance."""
+
+    __slots__ = ("behind",)
+
+    def __init__(self, behind: Shelf) -> None:
+        super().__init__()
+        self.behind = behind
 
 
 _RESTING: Final = 4096
@@ -46,13 +57,25 @@ class Terms(NamedTuple):
 
     Without a ``codec`` it is decoded by the one that wrote it. Only with ``soft`` does the caller ask how old it is;
     with ``counts`` how often it was found, and that is counted. What lacks one of ``tags`` is not there; nor is what
-    has a tag that was invalidated.
+    has a tag that was invalidated. ``due`` tells for how long a reader has nothing to decide about what is fresh for so
+    many seconds, of its lifetime, and took so many to compute; without it until it expires. Whoever ``copies`` what is
+    found wants to know its tags and its version. Whoever only ``looks`` is no caller, and leaves nothing behind.
+    ``groups`` are tags too, those that all entries of a function have.
     """
 
     codec: CodecSource | None
     soft: bool = False
     counts: bool = False
     tags: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    due: Callable[[float, float, float], float] | None = None
+    copies: bool = False
+    looks: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All with which the entry ends: its groups, and its tags."""
+        return self.groups + self.tags
 
     def decoder(self, default: Codec | None = None) -> Codec | None:
         return None if self.codec is None else self.codec(default)
@@ -71,13 +94,19 @@ class Store(ABC):
     local: ClassVar[bool] = False
     """Whether writing never suspends."""
 
+    slotted: ClassVar[bool] = False
+    """Whether entries lie in local memory, those of calls with simple arguments under their slots."""
+
     shared: ClassVar[bool] = False
     """Whether other processes change it and every write is checked against what they did."""
 
-    tells_age: ClassVar[bool] = False
+    tells_age: bool = False
     """Whether it can tell of any entry how long it has left, for the asking."""
 
-    leases: ClassVar[bool] = False
+    longest: float | None = None
+    """For how many seconds an entry lives at most; ``None`` if nobody knows."""
+
+    leases: bool = False
     """Whether it can let one process at a time load a key: whether it has :meth:`claim`, :meth:`released` and so on."""
 
     shares: bool = False
@@ -89,8 +118,14 @@ class Store(ABC):
     label: str
     """Where a value that it holds comes from, in a word."""
 
+    @property
+    def source(self) -> str:
+        """The same, of what comes from where all values are."""
+        return self.label
+
     texts: Shelf = NO_SHELF
-    """The entries with text keys, for a look without I/O; empty where a store has no local memory."""
+    """The entries with text keys that are no function's, for a look without I/O; empty where a store has no local
+    memory."""
 
     def __init__(self, name: str) -> None:
         self.flights = Flights()
@@ -100,15 +135,52 @@ class Store(ABC):
         self._resting: OrderedDict[Address, float] = OrderedDict()
         self._ledgers: list[Ledger] = []
         self._past = Tally()
+        self._onlookers: list[WeakMethod[Callable[[], None]]] = []
+        self._veiling = threading.RLock()
+        self.veils = 0
+        """How many open transactions are going to change who knows what in here."""
         _stores.add(self)
 
     def after_fork(self) -> None:
         """In a forked child: let go of what threads of the parent were doing."""
         self.flights.forget()
+        self._veiling = threading.RLock()
+        self.veils = 0  # those who drew them are not here
 
     def shelf(self, name: str | None) -> Shelf:
         """The entries of one function by their slots, for a look without I/O; empty where it has no slots."""
         return NO_SHELF
+
+    def shelf_of_texts(self, prefix: str) -> Shelf:
+        """The entries of one function that have text keys, by what all its keys begin with."""
+        return NO_SHELF
+
+    def watch(self, look_again: Callable[[], None]) -> None:
+        """Call ``look_again``, a method, whenever its object is to ask anew for :attr:`texts` and :meth:`shelf`."""
+        self._onlookers = [*(known for known in self._onlookers if known() is not None), WeakMethod(look_again)]
+
+    def show(self) -> None:
+        """Let everybody look again."""
+        for known in self._onlookers:
+            look_again = known()
+            if look_again is not None:
+                look_again()
+
+    def veil(self) -> None:
+        """Let nobody in a transaction find anything at a glance."""
+        with self._veiling:
+            self.veils += 1
+            first = self.veils == 1
+        if first:
+            self.show()
+
+    def unveil(self) -> None:
+        """Take that back; each who called :meth:`veil` does so once."""
+        with self._veiling:
+            self.veils = max(0, self.veils - 1)
+            last = not self.veils
+        if last:
+            self.show()
 
     def look(self, key: Address) -> Any:
         """The value of ``key`` in local memory or ``MISSING``, without I/O."""
@@ -152,7 +224,7 @@ class Store(ABC):
     def stats(self) -> Stats:
         """What was asked of this store, by functions and directly, and what is in it."""
         tally = total([self._past, self.direct.tally(), *(ledger.tally() for ledger in self._ledgers)])
-        return tally.stats(evictions=self.evictions(), size=self.size(), weight=self.weight())
+        return tally.stats(evictions=self.evictions(), size=self.size(), weight=self.weight(), queued=self.queued())
 
     def evictions(self) -> dict[str, int]:
         """How many entries of local memory are gone, by cause."""
@@ -164,6 +236,10 @@ class Store(ABC):
 
     def weight(self) -> float:
         """The sum of their weights."""
+        return 0
+
+    def queued(self) -> int:
+        """How many invalidations are still to be delivered."""
         return 0
 
     def copier(self, value: Any, codec: CodecSource) -> Callable[[], Any] | None:
@@ -232,6 +308,13 @@ class Store(ABC):
         The tags of ``terms`` are all that it has, also those that were added while it was computed.
         """
 
+    async def confirm(self, port: Port, key: Address, version: bytes, tags: Sequence[bytes]) -> float | None:
+        """For how many seconds the value of this version is still fresh; ``None`` if it is another one, or not known.
+
+        ``tags`` are those that it has.
+        """
+        return None
+
     async def hits(self, port: Port, key: Address) -> int:
         """How often what lies under ``key`` was found, where that is counted; looking does not count."""
         return 0
@@ -241,8 +324,11 @@ class Store(ABC):
         """Remove ``key`` and fence off its loads; True if a value was removed."""
 
     @abstractmethod
-    async def delete_tagged(self, port: Port, tags: Sequence[str]) -> None:
-        """Let everything end that has one of ``tags``, and fence off the loads of what will have it."""
+    async def delete_tagged(self, port: Port, tags: Sequence[str], *, soft: bool = False) -> None:
+        """Let everything end that has one of ``tags``, and fence off the loads of what will have it.
+
+        If it is ``soft``, it becomes stale instead.
+        """
 
 
 _stores: WeakSet[Store] = WeakSet()

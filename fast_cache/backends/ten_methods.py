@@ -15,7 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 
 from fast_cache.backends.lifetimes import Lifetimes
@@ -23,8 +23,9 @@ from fast_cache.backends.store import Store, Terms
 from fast_cache.entry import MISSING, NEVER, MissingType
 from fast_cache.errors import BackendError, DecodeError
 from fast_cache.freshness import Found, Life
+from fast_cache.keys import GROUP, text_of
 from fast_cache.ports import Port
-from fast_cache.serializers import NO_TAGS, Stored, decode_stored, encode_stored, name_digest, unpack_stored
+from fast_cache.serializers import Stored, decode_stored, encode_stored, name_digest, unpack_stored
 from fast_cache.single_flight import Flight
 
 if TYPE_CHECKING:
@@ -43,9 +44,15 @@ _STANDS: Final = b"1"
 _TOKEN: Final = 16
 """Bytes of a tag's token."""
 
+_FORMER: Final = 8
+"""How many former tokens of a tag are known, whose entries are stale."""
+
 _TAG_LIFETIME: Final = 30 * 86400.0
 """Seconds after which the token of a tag is made anew, and whatever has the tag is gone. Without an end they would add
 up, where tags name users."""
+
+_GROUP_KNOWN: Final = 1.0
+"""For how many seconds it is known whether a group was invalidated, by another process that is."""
 
 _COUNTED: Final = 65_536
 """For how many keys at most it is counted how often they were found."""
@@ -67,6 +74,35 @@ class _Candidate:
         self.writers = 0
 
 
+class _Groups:
+    """The tokens of groups as they were read of late; empty where there is none, which is as good as one."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[bytes, float]] = {}
+        self.count = 0
+        """How many were invalidated here."""
+
+    def known(self, digest: bytes) -> bytes | None:
+        """The token, if it was read or made not long ago."""
+        known = self._known.get(digest)
+        return None if known is None or monotonic() - known[1] >= _GROUP_KNOWN else known[0]
+
+    def learn(self, digest: bytes, token: bytes, count: int) -> bytes:
+        """What was read since :attr:`count` was this; returns what holds, which may have been made here meanwhile."""
+        known = self._known.get(digest)
+        if count != self.count and known is not None:
+            return known[0]
+        self._known[digest] = (token, monotonic())
+        return token
+
+    def renewed(self, digest: bytes) -> bytes:
+        """A new token, which holds here from now on."""
+        self.count += 1
+        token = secrets.token_bytes(_TOKEN)
+        self._known[digest] = (token, monotonic())
+        return token
+
+
 class TenMethodStore(Store):
     """A store over the ten methods of ``backend``."""
 
@@ -78,6 +114,8 @@ class TenMethodStore(Store):
         self._making = threading.RLock()  # garbage that is collected in here may be a load that is given up
         self._candidates: dict[bytes, _Candidate] = {}
         self._revoked: OrderedDict[bytes, None] = OrderedDict()
+        self._groups = _Groups()
+        self._ended = 0
         self._counting = threading.Lock()
         self._counts: OrderedDict[str, int] = OrderedDict()
         self.lifetimes = Lifetimes()
@@ -92,10 +130,16 @@ class TenMethodStore(Store):
             value = decode_stored(stored, terms.decoder())
         except DecodeError:
             return MISSING
-        if (terms.tags or stored.tags) and not await self._stands_tagged(port, stored, terms.tags):
+        if not await self._stands_grouped(port, stored, terms.groups):
             return MISSING
+        expired: bool | None = False
+        if terms.tags or stored.tags:
+            expired = await self._expired(port, stored, terms)
+            if expired is None or (expired and not terms.soft):
+                return MISSING
+        tags = tuple(stored.tags) if terms.copies else ()
         if not (terms.soft or stored.stale):
-            return Found(value)
+            return Found(value, tags=tags)
         # Such a backend can't say how long a value has left: small entries beside it, which end earlier, tell.
         fresh_for = NEVER
         fresh, not_due = _signs(key, data)
@@ -103,27 +147,27 @@ class TenMethodStore(Store):
             fresh_for = 0.0
         elif terms.soft and not _holds(await self._do(port, "get", not_due)):
             fresh_for = _HARDLY
+        if expired:
+            fresh_for = 0.0
         hits = self._count(key) if terms.counts else 0
-        return Found(value, fresh_for, stored.lifetime - stored.stale, stored.load, hits)
+        return Found(value, fresh_for, stored.lifetime - stored.stale, stored.load, hits, tags)
 
     async def capture(self, port: Port, key: str, terms: Terms, *, replace: bool) -> tuple[Found | MissingType, object]:
         # The flight itself is the fence; tags have tokens, which other processes may change.
-        tokens = await self._tokens(port, map(name_digest, terms.tags), create=True) if terms.tags else NO_TAGS
+        tokens = await self._group_tokens(port, terms.groups)
+        tokens |= await self._tokens(port, map(name_digest, terms.tags))
         return MISSING if replace else await self.read(port, key, terms), tokens
 
     async def write(self, port: Port, flight: Flight, ticket: object, value: Any, life: Life, terms: Terms) -> bool:
-        key = str(flight.key)
-        if terms.tags:
-            assert isinstance(ticket, Mapping)
-            late = [digest for digest in map(name_digest, terms.tags) if digest not in ticket]
-            ticket = {**ticket, **await self._tokens(port, late, create=True)}
-        else:
-            ticket = NO_TAGS
+        key = text_of(flight.key)
+        assert isinstance(ticket, Mapping)
+        late = [digest for digest in map(name_digest, terms.tags) if digest not in ticket]
+        ticket = {**ticket, **await self._tokens(port, late)}
         data = encode_stored(key, value, terms.encoder(), life.kept, stale=life.stale, load=life.load, tags=ticket)
         if self._writing.setdefault(key, data) is not data:
             return False  # an older write of this key has not ended: whichever came last would win by luck
         try:
-            if flight.moved or not flight.lost.isdisjoint(terms.tags):
+            if flight.moved or not flight.lost.isdisjoint(terms.names):
                 return False
             if key in self._overlooked:
                 await self._undo(port, key)  # an earlier attempt to undo failed
@@ -137,7 +181,7 @@ class TenMethodStore(Store):
             if self._writing.get(key) is data:  # not so in a forked child
                 del self._writing[key]
         self._uncount(key)
-        if flight.moved or not flight.lost.isdisjoint(terms.tags):
+        if flight.moved or not flight.lost.isdisjoint(terms.names):
             await self._undo(port, key)
             return False
         return True
@@ -148,35 +192,85 @@ class TenMethodStore(Store):
     async def delete(self, port: Port, key: str) -> bool:
         return bool(await self._do(port, "delete", key))
 
-    async def delete_tagged(self, port: Port, tags: Sequence[str]) -> None:
+    async def delete_tagged(self, port: Port, tags: Sequence[str], *, soft: bool = False) -> None:
         self.flights.lose(tags)
         failed: BackendError | None = None
-        for digest in map(name_digest, tags):
-            self._revoke(digest)
+        for tag in tags:
+            digest = name_digest(tag)
             try:
-                await self._do(port, "delete", _tag_key(digest))
+                if tag.startswith(GROUP):
+                    await self._do(port, "set", _tag_key(digest), self._groups.renewed(digest), None)
+                elif soft:
+                    await self._soften(port, digest)
+                else:
+                    self._ended += 1
+                    self._revoke(digest)
+                    await self._do(port, "delete", _tag_key(digest))
             except BackendError as error:
                 failed = error
         if failed is not None:
             raise failed
 
-    async def _stands_tagged(self, port: Port, stored: Stored, tags: Sequence[str]) -> bool:
-        """Whether an entry has all of ``tags``, and none that was invalidated since it was stored."""
-        if not stored.tags.keys() >= set(map(name_digest, tags)):
-            return False
-        return await self._tokens(port, stored.tags, create=False) == stored.tags
+    async def _expired(self, port: Port, stored: Stored, terms: Terms) -> bool | None:
+        """Whether one of an entry's tags was invalidated softly since it was stored; ``None`` if it has ended by one,
+        or lacks one."""
+        if not stored.tags.keys() >= set(map(name_digest, terms.tags)):
+            return None
+        grouped = set(map(name_digest, terms.groups))  # which were looked at
+        expired = False
+        for digest, token in stored.tags.items():
+            if digest not in grouped:
+                tokens = await self._tokens_of(port, digest)
+                if token not in tokens:
+                    return None
+                expired = expired or token != tokens[0]
+        return expired
 
-    async def _tokens(self, port: Port, digests: Iterable[bytes], *, create: bool) -> dict[bytes, bytes]:
-        """The tokens of tags, as far as there are any. Whoever invalidates a tag removes its token."""
+    async def _stands_grouped(self, port: Port, stored: Stored, groups: Sequence[str]) -> bool:
+        """Whether none of the groups of an entry was invalidated since it was stored."""
+        tokens = await self._group_tokens(port, groups)
+        return all(stored.tags.get(digest) == tokens.get(digest) for digest in map(name_digest, groups))
+
+    async def _group_tokens(self, port: Port, groups: Sequence[str]) -> dict[bytes, bytes]:
+        """The tokens of groups, of those that were ever invalidated. A second old at most: to ask for them with each
+        value would double what a read costs."""
+        tokens = {}
+        for digest in map(name_digest, groups):
+            token = self._groups.known(digest)
+            if token is None:
+                asked = self._groups.count
+                found = await self._do(port, "get", _tag_key(digest))
+                token = bytes(found) if isinstance(found, (bytes, bytearray)) else b""
+                token = self._groups.learn(digest, token, asked)
+            if token:
+                tokens[digest] = token
+        return tokens
+
+    async def _tokens(self, port: Port, digests: Iterable[bytes]) -> dict[bytes, bytes]:
+        """The tokens of tags, new ones where there are none. Whoever invalidates a tag removes its token."""
         tokens = {}
         for digest in digests:
-            found = await self._do(port, "get", _tag_key(digest))
-            token = bytes(found) if isinstance(found, (bytes, bytearray)) else b""
-            if len(token) == _TOKEN and token not in self._revoked:
-                tokens[digest] = token
-            elif create:
-                tokens[digest] = await self._new_token(port, digest)
+            known = await self._tokens_of(port, digest)
+            tokens[digest] = known[0] if known else await self._new_token(port, digest)
         return tokens
+
+    async def _tokens_of(self, port: Port, digest: bytes) -> list[bytes]:
+        """The token of a tag, and behind it former ones, of what is stale; nothing if there is none."""
+        found = await self._do(port, "get", _tag_key(digest))
+        data = bytes(found) if isinstance(found, (bytes, bytearray)) else b""
+        tokens = [data[at : at + _TOKEN] for at in range(0, len(data), _TOKEN)]
+        return tokens if len(data) % _TOKEN == 0 and tokens and tokens[0] not in self._revoked else []
+
+    async def _soften(self, port: Port, digest: bytes) -> None:
+        """Let what has a tag be stale: its token becomes a former one."""
+        ended = self._ended
+        former = await self._tokens_of(port, digest)
+        self._revoke(digest)
+        if former:
+            data = b"".join([secrets.token_bytes(_TOKEN), *former[:_FORMER]])
+            await self._do(port, "set", _tag_key(digest), data, _TAG_LIFETIME)
+            if self._ended != ended:  # perhaps this one, which must not come back as stale
+                await self._do(port, "delete", _tag_key(digest))
 
     async def _new_token(self, port: Port, digest: bytes) -> bytes:
         with self._making:

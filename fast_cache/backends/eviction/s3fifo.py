@@ -80,6 +80,7 @@ class S3FIFO:
         self._on_evict = on_evict
         self._queues = Queues(max_size)
         self._condemned: deque[dict[Hashable, Entry]] = deque()
+        self._cleared: deque[Shelf] = deque()
         self._mortal = False  # whether anything put here can expire
         self._batch = _SWEEP_LEAST
 
@@ -103,6 +104,7 @@ class S3FIFO:
         age: Age | None = None,
         tags: tuple[Tag, ...] = (),
         lifetime: float | None = None,
+        version: bytes | None = None,
     ) -> Entry:
         """Store ``value`` on ``shelf`` under ``key`` until ``expires``, a time of the clock; return the entry.
 
@@ -112,9 +114,10 @@ class S3FIFO:
             age: where ``expires`` is not the end: when the entry is of no use any more.
             tags: with which of them it ends.
             lifetime: how long it is to live, in seconds, for those who want it to begin anew. Nobody does without it.
+            version: which value of another store this one is a copy of.
         """
         self.reclaim()
-        entry = self._new_entry(shelf, key, value, expires, weight, age, tags, lifetime)
+        entry = self._new_entry(shelf, key, value, expires, weight, age, tags, lifetime, version)
         old = shelf.table.get(key)
         if self.max_weight is not None and entry.weight > self.max_weight:
             if old is not None:
@@ -140,7 +143,7 @@ class S3FIFO:
         """Let an entry live for ``lifetime`` from now; what it may be beyond that, and when it is due, moves along."""
         if type(entry) is Entry and entry.expires == NEVER:
             endless = MeasuredEntry(entry.shelf, entry.key, entry.value, entry.expires)
-            endless.lifetime, endless.weight = NEVER, entry.weight
+            endless.lifetime, endless.weight, endless.version = NEVER, entry.weight, None
             self._replace(entry, endless)
             entry = endless
         end = self._clock() + lifetime
@@ -160,13 +163,24 @@ class S3FIFO:
         """Remove everything, at once: readers see empty tables. The memory is freed by the changes that follow."""
         self.evictions[Cause.CLEARED] += self._size
         for shelf in self._shelves:
+            self._condemned += shelf.cleared
+            shelf.cleared = []
             if shelf.table:
                 self._condemned.append(shelf.table)
                 shelf.table = {}
                 shelf.peak = 0
+        self._cleared.clear()
         self._size = 0
         self._queues = Queues(self.max_size)
         self.weight = 0
+
+    def clear_shelf(self, shelf: Shelf) -> None:
+        """Remove everything that lies on ``shelf``, as :meth:`clear` does; until it is reclaimed it takes up room."""
+        if shelf.table:
+            shelf.cleared.append(shelf.table)
+            shelf.table = {}
+            shelf.peak = 0
+            self._cleared.append(shelf)
 
     def reclaim(self) -> None:
         """Do a bounded part of the work that is left: expired and cleared entries.
@@ -177,6 +191,8 @@ class S3FIFO:
             self._sweep()
         if self._condemned:
             self._drain()
+        if self._cleared:
+            self._drain_shelf()
 
     def _new_entry(
         self,
@@ -188,6 +204,7 @@ class S3FIFO:
         age: Age | None,
         tags: tuple[Tag, ...],
         lifetime: float | None,
+        version: bytes | None,
     ) -> Entry:
         if expires < NEVER or tags:
             self._mortal = True
@@ -197,7 +214,7 @@ class S3FIFO:
             if shelf.lifetime == NEVER:
                 shelf.lifetime = lifetime
             usual = lifetime == shelf.lifetime < NEVER
-        if self.max_weight is None and age is None and not tags and usual:
+        if self.max_weight is None and age is None and not tags and usual and version is None:
             return Entry(shelf, key, value, expires)
         if not weight >= 0:  # also true for NaN
             raise ValueError(f"the weight of an entry must not be below 0, got {weight!r}")
@@ -212,6 +229,7 @@ class S3FIFO:
             entry.age = age
         entry.weight = weight
         entry.lifetime = NEVER if lifetime is None else lifetime
+        entry.version = version
         return entry
 
     def _insert(self, entry: Entry) -> None:
@@ -251,7 +269,10 @@ class S3FIFO:
     def _forget(self, entry: Entry, cause: Cause) -> None:
         """Remove an entry that its queue has let go."""
         shelf = entry.shelf
-        del shelf.table[entry.key]
+        table = shelf.table
+        if shelf.cleared and table.get(entry.key) is not entry:
+            table = next(former for former in shelf.cleared if former.get(entry.key) is entry)
+        del table[entry.key]
         self._size -= 1
         if len(shelf.table) * _SHRUNK < shelf.peak:
             _shrink(shelf)
@@ -300,6 +321,16 @@ class S3FIFO:
             entry.retire()
         if not table:
             self._condemned.popleft()
+
+    def _drain_shelf(self) -> None:
+        """Remove entries of the shelf that was cleared first. They are in their queues still."""
+        shelf = self._cleared[0]
+        table = shelf.cleared[0]
+        for entry in list(itertools.islice(table.values(), _DRAIN)):
+            self._drop(entry, Cause.CLEARED)
+        if not table:
+            shelf.cleared.remove(table)
+            self._cleared.popleft()
 
 
 def _shrink(shelf: Shelf) -> None:

@@ -1,0 +1,261 @@
+"""Two tiers for tests to attack: a backend whose channel goes a way of its own, and processes that have one each.
+
+A :class:`Worker` is such a process. It is given orders by lines of JSON, answers each with a line, and ends with its
+input.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from fastapi import FastAPI
+
+from fast_cache import Cache, InMemoryBackend, LayeredBackend, RedisBackend
+from fast_cache.backends.channel import Channel, Listener
+from fast_cache.backends.layered.store import LayeredStore
+from fast_cache.entry import Entry
+from fast_cache.keys import address_of
+from fast_cache.stats import Coherence
+from tests.support.redis_server import RedisServer
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+WITHIN: Final = 30.0
+"""Seconds until something that must happen has failed: generous, since machines that run tests are busy."""
+
+_BEGIN: Final = "import sys; from tests.support.tiers import main; main(sys.argv[1])"
+"""Not as ``__main__``: its functions are to have the same names as ours."""
+
+
+class TwoWays(RedisBackend):
+    """A RedisBackend that hears of changes by way of another URL than it asks by."""
+
+    def __init__(self, url: str, channel_url: str, **options: Any) -> None:
+        super().__init__(url, **options)
+        self.hears = RedisBackend(channel_url, **options)
+
+    def engine_channel(self, listener: Listener, *, how: str | None, staleness: float) -> Channel:
+        return self.hears.engine_channel(listener, how=how, staleness=staleness)
+
+    def close(self) -> None:
+        super().close()
+        self.hears.close()
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        await self.hears.aclose()
+
+
+def layered(
+    url: str,
+    channel_url: str | None = None,
+    *,
+    namespace: str = "tiers",
+    timeout: float = 10.0,
+    copy: bool = False,
+    user: str | None = None,
+    **options: Any,
+) -> LayeredBackend:
+    """Two tiers, whose Redis may be silent for long: nothing is taken for an outage here, unless a test wants that."""
+    if user is not None:
+        url = url.replace("//", f"//{user}@")
+    there: dict[str, Any] = {"namespace": namespace, "timeout": timeout}
+    far = RedisBackend(url, **there) if channel_url is None else TwoWays(url, channel_url, **there)
+    return LayeredBackend(InMemoryBackend(copy=copy), far, **options)
+
+
+def store_of(backend: LayeredBackend) -> LayeredStore:
+    store = backend.engine_store()
+    assert isinstance(store, LayeredStore)
+    return store
+
+
+def coherence(backend: LayeredBackend) -> Coherence:
+    found = backend.stats().coherence
+    assert found is not None
+    return found
+
+
+def copy_of(backend: LayeredBackend, key: str) -> Entry | None:
+    """What local memory holds, and has not ended, of what a function stored under ``key``."""
+    entry = store_of(backend)._near.entry(address_of(key))
+    return None if entry is None or entry.is_over(time.monotonic()) else entry
+
+
+def wait_for(condition: Callable[..., object], what: str) -> None:
+    """Wait until ``condition`` holds. It is called without arguments."""
+    deadline = time.monotonic() + WITHIN
+    while not condition():
+        assert time.monotonic() < deadline, f"after {WITHIN:g} s this has not happened: {what}"
+        time.sleep(0.001)  # between two looks
+
+
+def all_told(backend: LayeredBackend) -> Callable[[], bool]:
+    """Whether all was told that has happened until now: then no news of it is still to come, and drops a copy."""
+    now = time.monotonic()
+    return lambda: (store_of(backend)._watch._heard or 0.0) > now
+
+
+def reads(server: RedisServer) -> int:
+    """How often values were read, whole or in part."""
+    lines = server.command("INFO", "commandstats").decode().splitlines()
+    names = ("cmdstat_get:", "cmdstat_mget:")
+    return sum(int(line.split("calls=")[1].split(",")[0]) for line in lines if line.startswith(names))
+
+
+class Worker:
+    """Another process with two tiers; use it as a context manager.
+
+    Args:
+        url: of Redis.
+        **options: of :func:`layered`, as far as JSON knows them.
+    """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._options = {"url": url, **options}
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _BEGIN, json.dumps(self._options)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self.process:
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+            try:
+                self.process.wait(WITHIN)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                raise
+
+    def __call__(self, order: str, *args: Any, **kwargs: Any) -> Any:
+        """Give an order, and wait for the answer."""
+        self.begin(order, *args, **kwargs)
+        return self.end()
+
+    def begin(self, order: str, *args: Any, **kwargs: Any) -> None:
+        """Give an order, and do not wait: :meth:`end` does."""
+        assert self.process.stdin is not None
+        print(json.dumps([order, args, kwargs]), file=self.process.stdin, flush=True)
+
+    def end(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, "the process has ended"
+        answer = json.loads(line)
+        assert "error" not in answer, answer["error"]
+        return answer["result"]
+
+    def is_sure(self) -> bool:
+        """Whether it believes its copies at a glance."""
+        return bool(self("coherence")["sure"])
+
+    def until_sure(self) -> None:
+        self("item", 0)  # by which it begins to listen
+        wait_for(self.is_sure, "the process hears of changes")
+
+
+class Served:
+    """What such a process can be told to do.
+
+    ``item`` is a cached function with the tags ``item:{number}`` and ``all``. What it returns lies in Redis, under
+    ``truth:{number}``, and its runs are counted.
+    """
+
+    def __init__(self, url: str, expire: float = 3600, **options: Any) -> None:
+        self.backend = layered(url, **options)
+        self.cache = Cache()
+        self.cache.init_app(FastAPI(), backend=self.backend)
+        self.runs = 0
+        self._url = url
+
+        @self.cache.cached(expire=expire, tags=("item:{number}", "all"))
+        def item(number: int) -> str:
+            self.runs += 1
+            return self.truth(number)
+
+        self.cached: Any = item
+
+    @cached_property
+    def raw(self) -> Any:
+        import redis
+
+        return redis.Redis.from_url(self._url)
+
+    def truth(self, number: int) -> str:
+        found: bytes | None = self.raw.get(f"truth:{number}")
+        return "" if found is None else found.decode()
+
+    def item(self, number: int) -> str:
+        returned: str = self.cached(number)
+        return returned
+
+    def loads(self) -> int:
+        return self.runs
+
+    def change(self, number: int, value: str) -> float:
+        """Let ``item`` be another value, and invalidate it: when that was completed, by the clock of all processes."""
+        self.raw.set(f"truth:{number}", value)
+        self.cached.invalidate(number)
+        return time.monotonic()
+
+    def raw_set(self, number: int, value: str) -> None:
+        """Let ``item`` be another value, and tell nobody."""
+        self.raw.set(f"truth:{number}", value)
+
+    def refresh(self, number: int) -> str:
+        refreshed: str = self.cached.refresh(number)
+        return refreshed
+
+    def tag(self, *tags: str) -> None:
+        self.cache.invalidate_tags(*tags)
+
+    def by_hand(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.backend, method)(*args, **kwargs)
+
+    def coherence(self) -> dict[str, Any]:
+        return coherence(self.backend)._asdict()
+
+    def held(self, number: int) -> bool:
+        """Whether there is a copy of an item."""
+        return copy_of(self.backend, self.cached.key(number)) is not None
+
+    def watch(self, seconds: float, number: int = 0) -> dict[str, float]:
+        """Ask for an item all the time: of each value that was served, when a call for it began last."""
+        last: dict[str, float] = {}
+        until = time.monotonic() + seconds
+        while (now := time.monotonic()) < until:
+            last[self.cached(number)] = now
+        return last
+
+    def threads(self) -> list[str]:
+        return [thread.name for thread in threading.enumerate()]
+
+
+def main(options: str) -> None:
+    served = Served(**json.loads(options))
+    for line in sys.stdin:
+        order, args, kwargs = json.loads(line)
+        try:
+            answer = {"result": getattr(served, order)(*args, **kwargs)}
+        except Exception as error:
+            answer = {"error": repr(error)}
+        print(json.dumps(answer), flush=True)
+    served.backend.close()
