@@ -11,10 +11,12 @@ from fast_cache.keys.binder import compile_binder
 from fast_cache.keys.call_key import KeyMaker, Kind
 from fast_cache.keys.closure import code_digest
 from fast_cache.keys.encode import encode, encode_hashed
+from fast_cache.keys.groups import CALL, GROUP, beginning, call_tag, group_of_namespace, groups_of_key
 from fast_cache.keys.hints import resolve_hints
 from fast_cache.keys.objects import CACHE_KEY
 from fast_cache.keys.outliving import outlive_request
 from fast_cache.keys.owners import OwnerShapes
+from fast_cache.keys.prefix import prefixes_of
 from fast_cache.keys.roles import NotKeyed, Role
 from fast_cache.keys.slots import RAW, Slot, address_of, text_of
 from fast_cache.keys.tags import MAX_TAGS, check_tags
@@ -22,6 +24,8 @@ from fast_cache.keys.twins import Twins
 
 __all__ = [
     "CACHE_KEY",
+    "CALL",
+    "GROUP",
     "MAX_TAGS",
     "RAW",
     "KeyMaker",
@@ -32,12 +36,17 @@ __all__ = [
     "Slot",
     "Twins",
     "address_of",
+    "beginning",
+    "call_tag",
     "check_tags",
     "code_digest",
     "compile_binder",
     "encode",
     "encode_hashed",
+    "group_of_namespace",
+    "groups_of_key",
     "outlive_request",
+    "prefixes_of",
     "resolve_hints",
     "text_of",
 ]

@@ -104,6 +104,16 @@ def passed_on(signature: Signature) -> tuple[str, str]:
     return f"({positional})", f"{{{named}}}"
 
 
+def spelled(signature: Signature) -> str:
+    """Return, as source, the arguments by which a function of ``signature`` calls another one as it was called."""
+    return ", ".join(
+        f"{parameter.name}={parameter.name}"
+        if parameter.kind is Parameter.KEYWORD_ONLY
+        else stars(parameter) + parameter.name
+        for parameter in signature.parameters.values()
+    )
+
+
 def stars(parameter: Parameter) -> str:
     """Return what stands before the parameter's name, in a signature and in a call."""
     if parameter.kind is Parameter.VAR_POSITIONAL:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from inspect import Signature
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -21,6 +22,7 @@ from fast_cache.keys.closure import local_digest
 from fast_cache.keys.compiling import Piece, argument, call, compile_key
 from fast_cache.keys.containers import CONTAINERS
 from fast_cache.keys.encode import encode
+from fast_cache.keys.groups import groups_of
 from fast_cache.keys.hints import resolve_hints
 from fast_cache.keys.outliving import outlive_request
 from fast_cache.keys.owners import OwnerShapes
@@ -64,6 +66,9 @@ class KeyMaker:
         kind: how the function is bound, as given.
         signature: the function's signature.
         parameters: what each parameter is to the key, in the signature's order.
+        template: the one that was given as ``key``.
+        template_fields: its fields, in order.
+        hints: the annotations of the parameters, as objects.
         bind: takes a call's arguments and returns their values in the signature's order, defaults applied.
         compiled: takes a call's arguments and returns its key, or raises as :meth:`key` does.
         slot_types: the parameters in the key, but for the owner, with the types that may stand in a slot; ``None``
@@ -99,27 +104,28 @@ class KeyMaker:
         self.prefix = make_prefix(fn, namespace=namespace, version=version, suffix=suffix)
         if twins is not None and self.unkeyed_closure and (twin := twins.suffix(self.prefix, fn)):
             self.prefix = make_prefix(fn, namespace=namespace, version=version, suffix=f"{suffix}~{twin}")
+        self.groups = groups_of(self.prefix)
         self.kind = kind
         self._owner = _owner(self.signature, kind)
         self._handles_by_value = handles_by_value
         self._key_builder = key_builder
-        hints = resolve_hints(fn, localns=localns)
+        self.hints = hints = resolve_hints(fn, localns=localns)
         roles = self._roles(hints, hashed)
         space = Namespace(self.signature)
         pieces: list[Piece]
-        self._fields: tuple[Field, ...] = ()
+        self.template_fields: tuple[Field, ...] = ()
         if key is not None:
             hidden = [name for name, role in roles.items() if role is Role.HASHED]
             template = parse_template(key, tuple(roles), hashed=hidden)
-            self._fields = tuple(piece for piece in template if isinstance(piece, Field))
-            roles = _roles_in_template(roles, {field.parameter for field in self._fields})
+            self.template_fields = tuple(piece for piece in template if isinstance(piece, Field))
+            roles = _roles_in_template(roles, {field.parameter for field in self.template_fields})
             pieces = [piece if isinstance(piece, str) else call(piece, piece.parameter, space) for piece in template]
         elif key_builder is not None:
             roles = {name: role if role is Role.NOT_KEYED else Role.BUILT for name, role in roles.items()}
             pieces = [call(_built(key_builder), builder_arguments(key_builder, self.signature), space)]
         else:
             pieces = self._argument_pieces(roles, hints, space)
-        self._template = key
+        self.template = key
         self.slot_types = self._slot_types(roles, hints) if key is None and key_builder is None else None
         self.shape: Shape | None = None
         self.owners: OwnerShapes | None = None
@@ -135,9 +141,10 @@ class KeyMaker:
         self.parameters: Mapping[str, Role] = MappingProxyType(roles)
         self._tags = None if tags is None else TagMaker(tags, roles)
         self.bind: Callable[..., tuple[Any, ...]] = compile_binder(self.signature, name=fn.__qualname__)
-        self.compiled: Callable[..., str] = compile_key(
-            self.signature, self.prefix, pieces, space, name=fn.__qualname__, module=fn.__module__
+        self._compile = partial(
+            compile_key, self.signature, pieces=pieces, namespace=space, name=fn.__qualname__, module=fn.__module__
         )
+        self.compiled: Callable[..., str] = self._compile(self.prefix)
 
     def key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Return the key of a call.
@@ -147,6 +154,10 @@ class KeyMaker:
             TypeError: the function does not accept these arguments.
         """
         return self.compiled(*args, **kwargs)
+
+    def compiled_with(self, prefix: str) -> Callable[..., str]:
+        """The same as ``compiled``, for keys that begin with ``prefix`` and go on alike."""
+        return self._compile(prefix)
 
     def address(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Slot | str:
         """Return where local memory keeps a call: its slot if it has one, else its key.
@@ -268,8 +279,8 @@ class KeyMaker:
     def _explain_one(self, name: str, role: Role, value: object) -> str:
         if role not in _IN_KEY:
             return role.value
-        if self._template is not None:
-            mine = [field for field in self._fields if field.parameter == name]
+        if self.template is not None:
+            mine = [field for field in self.template_fields if field.parameter == name]
             return ", ".join(f"{{{field.text}}} = {text_or_reason(field, value)}" for field in mine)
         text = text_or_reason(self._encoder(name, role), value)
         return reason_left_out(value) if text == LEFT_OUT else text

@@ -35,8 +35,19 @@ def make_prefix(fn: Callable[..., Any], *, namespace: str | None, version: str |
     if isinstance(version, int) and not isinstance(version, bool):
         version = str(version)
     number = escape_part(_checked("version", DEFAULT_VERSION if version is None else version)).replace(".", "%2E")
-    space = "" if namespace is None else f"{escape_part(_checked('namespace', namespace))}:"
+    space = "" if namespace is None else escape_namespace(namespace)
     return f"{space}{name}:{number}:"
+
+
+def prefixes_of(key: str) -> tuple[str, str]:
+    """What a text key would begin with that is a function's, without a namespace and with one."""
+    end = key.find(":", key.find(":") + 1) + 1
+    return key[:end], key[: key.find(":", end) + 1] if end else ""
+
+
+def escape_namespace(namespace: object) -> str:
+    """What the keys of a namespace begin with; raises what :func:`make_prefix` does."""
+    return f"{escape_part(_checked('namespace', namespace))}:"
 
 
 def _checked(option: str, text: object) -> str:

@@ -220,9 +220,9 @@ def address_of(text: str) -> Slot | str:
     return text
 
 
-def text_of(address: Slot | str) -> str:
+def text_of(address: Hashable) -> str:
     """The text key of an address."""
-    return address if isinstance(address, str) else _shapes[address.shelf].text(address)
+    return _shapes[address.shelf].text(address) if isinstance(address, Slot) else str(address)
 
 
 def _after_fork() -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from fast_cache.errors import ConfigurationError, InvalidTypeError, UnkeyableError
+from fast_cache.keys.groups import CALL, GROUP
 from fast_cache.keys.roles import Role
 from fast_cache.keys.template import Field, parse_template
 
@@ -67,8 +68,11 @@ class TagMaker:
             for template in self._templates
         )
         for tag in made:
-            if not 0 < len(tag) <= MAX_TAG_LENGTH:
-                raise UnkeyableError(f"tags: a tag has 1 to {MAX_TAG_LENGTH} characters", path="tags")
+            if not 0 < len(tag) <= MAX_TAG_LENGTH or tag.startswith((GROUP, CALL)):
+                raise UnkeyableError(
+                    f"tags: a tag has 1 to {MAX_TAG_LENGTH} characters, the first of which is not U+0000 or U+0001",
+                    path="tags",
+                )
         return tuple(made)
 
 
@@ -91,8 +95,10 @@ def check_tags(tags: str | Iterable[str]) -> tuple[str, ...]:
     for tag in given:
         if not isinstance(tag, str):
             raise InvalidTypeError(f"a tag must be text, not {type(tag).__name__}")
-        if not 0 < len(tag) <= MAX_TAG_LENGTH:
-            raise ConfigurationError(f"a tag must have 1 to {MAX_TAG_LENGTH} characters")
+        if not 0 < len(tag) <= MAX_TAG_LENGTH or tag.startswith((GROUP, CALL)):
+            raise ConfigurationError(
+                f"a tag must have 1 to {MAX_TAG_LENGTH} characters, the first of which is not U+0000 or U+0001"
+            )
         try:
             tag.encode()
         except UnicodeEncodeError:

@@ -40,6 +40,19 @@ class Field:
         self._encode = encoding
 
     def __call__(self, argument: Any) -> str:
+        return self.encode(self.read(argument))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it names the argument itself, and nothing in it."""
+        return not self._steps
+
+    def read(self, argument: Any) -> Any:
+        """What it names.
+
+        Raises:
+            UnkeyableError: there is no such thing.
+        """
         value = argument
         try:
             for is_attribute, name in self._steps:
@@ -47,6 +60,14 @@ class Field:
         except Exception as error:  # a property of the user's may fail in any way
             message = f"{self.text}: {type(error).__name__} was raised while the template's field was read"
             raise UnkeyableError(message, path=self.text) from error
+        return value
+
+    def encode(self, value: Any) -> str:
+        """The text of what it names.
+
+        Raises:
+            UnkeyableError: it has none.
+        """
         return self._encode(value, self.text)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import pytest
 import redis
@@ -14,7 +14,8 @@ from fastapi import FastAPI, Header
 from pydantic import BaseModel
 
 from examples.sqlite_backend import SQLiteBackend
-from fast_cache import Cache, CacheBackend, InMemoryBackend, NotKeyed, RedisBackend
+from fast_cache import Cache, CacheBackend, InMemoryBackend, LayeredBackend, NotKeyed, RedisBackend
+from fast_cache.backends.redis.layout import Layout, first_number
 from fast_cache.backends.redis.link import Link
 from fast_cache.errors import ConfigurationError, InvalidTypeError
 from fast_cache.serializers import name_digest
@@ -25,14 +26,17 @@ LONG = 60
 SOON = 0.05
 
 
-@pytest.fixture(params=["memory", "copying memory", "ten methods", "redis"])
+@pytest.fixture(params=["memory", "copying memory", "ten methods", "redis", "two tiers", "two tiers by messages"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> CacheBackend:
     if request.param == "memory":
         return InMemoryBackend()
     if request.param == "copying memory":
         return InMemoryBackend(copy=True)
     if request.param == "redis":
-        return RedisBackend(redis_url, namespace="tags")
+        return RedisBackend(redis_url, namespace="tags", timeout=10)
+    if request.param.startswith("two tiers"):
+        how = "pubsub" if request.param.endswith("messages") else None
+        return LayeredBackend(l2=RedisBackend(redis_url, namespace="tags", timeout=10), coherence=how)
     return SQLiteBackend(tmp_path / "cache.db")
 
 
@@ -60,11 +64,11 @@ class Pages:
         await invalidate(self._store, *tags)
 
 
-async def invalidate(store: Store, *tags: str) -> None:
+async def invalidate(store: Store, *tags: str, soft: bool = False) -> None:
     if isinstance(store._flavour, Suspending):
-        await store._cache.ainvalidate_tags(*tags)
+        await store._cache.ainvalidate_tags(*tags, soft=soft)
     else:
-        store._cache.invalidate_tags(*tags)
+        store._cache.invalidate_tags(*tags, soft=soft)
 
 
 @in_both_flavours
@@ -80,6 +84,88 @@ async def test_what_has_a_tag_ends_with_it(flavour: Flavour, backend: CacheBacke
     await flavour.call(pages.page, 2)
     assert pages.runs == [1, 1, 2, 1, 1, 2]
     assert not await flavour.do(backend, "has", pages.page.key(1)) or isinstance(backend, SQLiteBackend)
+
+
+@in_both_flavours
+async def test_what_is_invalidated_softly_is_served_once_more_while_it_is_refreshed(
+    flavour: Flavour, backend: CacheBackend
+) -> None:
+    store = flavour.use(backend)
+    kind, strict = Pages(store, stale_while_revalidate=LONG), Pages(store, namespace="strict")
+    for _ in range(2):
+        await flavour.call(kind.page, 1)
+        await flavour.call(strict.page, 1)
+    await invalidate(store, "user:1", soft=True)
+    assert await flavour.call(kind.page, 1) == "1/1 1", "stale, and refreshed behind the caller"
+    assert await flavour.call(strict.page, 1) == "1/1 2"
+    await flavour.until(lambda: _is(len(kind.runs) == 2), "it is refreshed")
+
+    async def is_new() -> bool:
+        return bool(await flavour.call(kind.page, 1) == "1/1 2")
+
+    await flavour.until(is_new, "and served anew")
+    assert (kind.runs, strict.runs) == ([1, 1], [1, 1])
+
+
+@in_both_flavours
+async def test_what_is_stale_by_that_is_a_spare_for_errors(flavour: Flavour, backend: CacheBackend) -> None:
+    store = flavour.use(backend)
+    pages = Pages(store, stale_if_error=LONG)
+    await flavour.call(pages.page, 1)
+    for _ in range(3):
+        await invalidate(store, "pages", soft=True)
+
+    async def fail() -> None:
+        raise OSError
+
+    pages.before = fail
+    assert await flavour.call(pages.page, 1) == "1/1 1"
+    assert pages.runs == [1, 1]
+
+
+@in_both_flavours
+async def test_what_is_stale_can_be_invalidated_for_good(flavour: Flavour, backend: CacheBackend) -> None:
+    store = flavour.use(backend)
+    pages = Pages(store, stale_while_revalidate=LONG)
+    await flavour.call(pages.page, 1)
+    await invalidate(store, "pages", soft=True)
+    await invalidate(store, "user:1", "pages")
+    assert await flavour.call(pages.page, 1) == "1/1 2"
+    await invalidate(store, "user:1", soft=True)
+    await invalidate(store, "pages")
+    assert await flavour.call(pages.page, 1) == "1/1 3"
+    assert await flavour.call(pages.page, 1) == "1/1 3"
+
+
+@in_both_flavours
+async def test_a_load_in_flight_does_not_undo_a_soft_one(flavour: Flavour, backend: CacheBackend) -> None:
+    pages, gate = Pages(flavour.use(backend)), flavour.gate()
+    pages.before = gate.passed
+    caller = flavour.start(pages.page, 1)
+    await flavour.until(lambda: _is(bool(pages.runs)), "it loads")
+    await invalidate(pages._store, "user:1", soft=True)
+    gate.open()
+    assert await caller.result() == "1/1 1"
+    assert await flavour.call(pages.page, 1) == "1/1 2"
+    assert await flavour.call(pages.page, 1) == "1/1 2"
+
+
+@in_both_flavours
+async def test_one_that_comes_late_ends_what_a_later_soft_one_left(flavour: Flavour, redis_url: str) -> None:
+    backend = RedisBackend(redis_url, namespace="soft", timeout=10)
+    store = flavour.use(backend)
+    pages = Pages(store, stale_while_revalidate=LONG)
+    await flavour.call(pages.page, 1)
+    name = f"soft:t:{name_digest('pages').hex()}"
+    with contextlib.closing(redis.Redis.from_url(redis_url)) as raw:
+        numbers = [first_number(b"\xff" * 8)[:-1] + bytes((number,)) for number in (1, 2)]
+        layout = Layout("soft", 1000)
+        for number, soft in ((numbers[1], True), (numbers[0], False)):
+            (command,) = layout.set_tags([name_digest("pages")], number, soft=soft)
+            _, script, keys, *words = cast("tuple[str, str, int, Any]", command)
+            assert raw.eval(script, keys, *words) == int(soft)
+        assert raw.get(name) == numbers[1]
+    assert await flavour.call(pages.page, 1) == "1/1 2"
 
 
 @in_both_flavours
@@ -417,10 +503,17 @@ async def test_tokens_of_tags_end(flavour: Flavour, redis_url: str) -> None:
     await pages.invalidate("pages")
     with contextlib.closing(redis.Redis.from_url(redis_url)) as raw:
         tokens = raw.keys("ends:t:*")
-        assert len(tokens) == 2
+        assert len(tokens) == 3, "two tags, and the group of the function"
         assert f"ends:t:{name_digest('pages').hex()}".encode() in tokens
         for token in tokens:
-            assert 100 < raw.ttl(token) <= 110, "longer than any entry that has it"
+            assert 110 < raw.ttl(token) <= 220, "longer than any entry that has it"
+        token = f"ends:t:{name_digest('pages').hex()}"
+        raw.pexpire(token, 109_000)
+        await flavour.call(pages.page, 2)
+        assert 110 < raw.ttl(token) <= 220, "renewed before an entry could outlive it"
+        raw.pexpire(token, 150_000)
+        await flavour.call(pages.page, 3)
+        assert raw.ttl(token) <= 150, "and not at each load: that would be a change that all who hold copies hear of"
 
 
 # What may be a tag.
