@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fast_cache.backends.base import CacheBackend
+from fast_cache.backends.from_url import backend_from_url
 from fast_cache.backends.memory import InMemoryBackend
 from fast_cache.cache import Cache, CacheDep, cache
 from fast_cache.errors import (
@@ -25,10 +26,12 @@ from fast_cache.errors import (
     NotSupportedError,
     UnkeyableError,
 )
+from fast_cache.http.options import HTTPOptions
 from fast_cache.keys import NotKeyed
 from fast_cache.serializers import PickleSerializer, Serializer
 
 if TYPE_CHECKING:
+    from fast_cache.backends.layered import LayeredBackend
     from fast_cache.backends.redis import RedisBackend
 
 __all__ = [
@@ -42,8 +45,10 @@ __all__ = [
     "DecodeError",
     "EncodeError",
     "FastCacheError",
+    "HTTPOptions",
     "InMemoryBackend",
     "InvalidTypeError",
+    "LayeredBackend",
     "LockLost",
     "LockTimeout",
     "NotInitialisedError",
@@ -53,6 +58,7 @@ __all__ = [
     "RedisBackend",
     "Serializer",
     "UnkeyableError",
+    "backend_from_url",
     "cache",
 ]
 
@@ -64,4 +70,8 @@ def __getattr__(name: str) -> Any:
         from fast_cache.backends.redis import RedisBackend
 
         return RedisBackend
+    if name == "LayeredBackend":
+        from fast_cache.backends.layered import LayeredBackend
+
+        return LayeredBackend
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

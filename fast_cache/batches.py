@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
-from fast_cache.backends.store import Store
+from fast_cache.backends.store import Address, Store
 from fast_cache.durations import Duration, seconds
 from fast_cache.errors import InvalidTypeError
-from fast_cache.flow import Call, answer
+from fast_cache.flow import Call, answer, invalidate
 from fast_cache.lockstep import Lockstep
 from fast_cache.once import warn_once
 from fast_cache.outcome import Absent, Outcome
@@ -149,6 +149,16 @@ def elements_of(given: Any, name: str) -> list[Hashable]:
         return list(dict.fromkeys(elements))
     except TypeError:
         raise InvalidTypeError(refusal) from None
+
+
+async def invalidate_each(port: BatchPort, store: Store, addresses: Iterable[Address]) -> int:
+    """Remove what is stored under several addresses, together, and fence off its loads; how many were there."""
+
+    async def nothing(port: BatchPort, wanted: list[Any]) -> list[Outcome]:
+        raise AssertionError("an invalidation loads nothing")
+
+    together = Lockstep(port, nothing)
+    return sum(await together.run([invalidate(together, store, address) for address in addresses]))
 
 
 def found_in(outcomes: Outcomes) -> dict[Any, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,15 +17,19 @@ from weakref import WeakSet, ref
 
 from starlette.requests import HTTPConnection
 
+from fast_cache.backends.base import CacheBackend
 from fast_cache.backends.null import NullStore
+from fast_cache.backends.pending import Veil
 from fast_cache.backends.store import NO_SHELF, Store
 from fast_cache.background import Background
 from fast_cache.entry import Shelf
+from fast_cache.http.options import HTTPOptions
 from fast_cache.stats import Ledger
 from fast_cache.watching import Watching
 
 if TYPE_CHECKING:
     from fast_cache.decorator import Operations
+    from fast_cache.pages import RoutePages
 
 Admission = Callable[[HTTPConnection, "Operations"], bool]
 
@@ -67,10 +72,14 @@ class Binding:
         "_functions",
         "_ledger",
         "_lock",
+        "_pages",
+        "_veiled",
         "_watchers",
         "admits",
+        "backend",
         "background",
         "default_expire",
+        "http",
         "store",
         "texts",
         "watching",
@@ -80,6 +89,8 @@ class Binding:
     texts: Shelf
     default_expire: float | None
     admits: Admission
+    backend: CacheBackend | None
+    """What ``store`` is the engine's view of."""
 
     def __init__(self, admits: Admission) -> None:
         self.admits = admits
@@ -89,7 +100,12 @@ class Binding:
         """The open contexts, with the thread that opened each."""
         self._lock = threading.RLock()  # garbage collected in here may run code of the user's that calls a method
         self._functions: WeakSet[Operations] = WeakSet()
+        self._pages: WeakSet[RoutePages] = WeakSet()
+        self.http = HTTPOptions()
+        self._veiled: Counter[Operations] = Counter()
+        """How many open transactions are going to change something of which functions."""
         self._ledger = Ledger()
+        self.backend = None
         self.store = NullStore()
         self.texts = self.store.texts
         self.default_expire = None
@@ -111,10 +127,16 @@ class Binding:
                 self._ledger.enter(function, function.counted)
             self.default_expire = default_expire
             self.store = store
+            store.watch(self.look_again)
             self._show()
 
-    def register(self, function: Operations) -> Shelf:
-        """Take in a function of this cache, and return its shelf.
+    def look_again(self) -> None:
+        """The store shows something else to those who look at a glance."""
+        with self._lock:
+            self._show()
+
+    def register(self, function: Operations) -> tuple[Shelf, Shelf]:
+        """Take in a function of this cache, and return its shelves: by slots, and by text keys.
 
         Raises:
             ConfigurationError: it asks for something that the store can't do.
@@ -123,14 +145,43 @@ class Binding:
             function.policy.check(self.store)
             self._functions.add(function)
             self._ledger.enter(function, function.counted)
-            return self._shelf(function)
+            return self._shelves(function)
+
+    def register_pages(self, pages: RoutePages) -> Shelf:
+        """Take in the pages of a route, and return their shelf."""
+        with self._lock:
+            self._pages.add(pages)
+            return self._shelf_of_pages(pages)
 
     def shelve(self, function: Operations, cls: type, name: str | None, store: Store) -> None:
         """Tell a method of the shelf that ``store`` has for a class; ``None``: its calls have no slots."""
-        shelf = None if name is None else store.shelf(name)
         with self._lock:
             if self.store is store and not self._watchers:
-                function.shelves.learn(cls, shelf)
+                # In here: what the store shows may change, and then all are forgotten.
+                shelf = None if name is None else store.shelf(name)
+                function.shelves.learn(cls, None if shelf is None else self._seen(shelf, function))
+
+    @property
+    def functions(self) -> list[Operations]:
+        """Those that there are now."""
+        return list(self._functions)
+
+    def veil(self, function: Operations) -> None:
+        """Let nobody in a transaction find anything of this function at a glance."""
+        with self._lock:
+            self._veiled[function] += 1
+            if self._veiled[function] == 1:
+                self._show_one(function)
+                self._show_texts()
+
+    def unveil(self, function: Operations) -> None:
+        """Take that back; each who called :meth:`veil` does so once."""
+        with self._lock:
+            self._veiled[function] -= 1
+            if self._veiled[function] <= 0:  # below in a child that was forked meanwhile
+                del self._veiled[function]
+                self._show_one(function)
+                self._show_texts()
 
     @contextmanager
     def watched(self) -> Iterator[Watching]:
@@ -157,17 +208,41 @@ class Binding:
         self._lock = threading.RLock()
         here = threading.get_ident()
         self._watchers = {context: thread for context, thread in self._watchers.items() if thread == here}
+        self._veiled.clear()
         self._show()  # also if a thread was about to, and came half way
 
     def _show(self) -> None:
         """Let functions find their entries at a glance, or let them find nothing."""
         for function in list(self._functions):
-            function.shelf = self._shelf(function)
-            function.shelves.clear()
-        self.texts = NO_SHELF if self._watchers else self.store.texts
+            self._show_one(function)
+        self._show_texts()
 
-    def _shelf(self, function: Operations) -> Shelf:
-        return NO_SHELF if self._watchers else self.store.shelf(function.shelf_name)
+    def _show_one(self, function: Operations) -> None:
+        function.shelf, function.texts = self._shelves(function)
+        function.shelves.clear()
+        for pages in list(self._pages):
+            if pages.function is function:
+                pages.shelf = self._shelf_of_pages(pages)
+
+    def _show_texts(self) -> None:
+        texts = self.store.texts
+        veiled = self._veiled or self.store.veils
+        self.texts = NO_SHELF if self._watchers else Veil(texts) if veiled and texts is not NO_SHELF else texts
+
+    def _shelves(self, function: Operations) -> tuple[Shelf, Shelf]:
+        if self._watchers:
+            return NO_SHELF, NO_SHELF
+        slots = self.store.shelf(function.shelf_name)
+        texts = self.store.shelf_of_texts(function.keys.prefix)
+        return self._seen(slots, function), self._seen(texts, function)
+
+    def _shelf_of_pages(self, pages: RoutePages) -> Shelf:
+        return NO_SHELF if self._watchers else self._seen(self.store.shelf_of_texts(pages.prefix), pages.function)
+
+    def _seen(self, shelf: Shelf, function: Operations) -> Shelf:
+        """A shelf as it may be looked at."""
+        veiled = shelf is not NO_SHELF and (self.store.veils or function in self._veiled)
+        return Veil(shelf) if veiled else shelf
 
 
 _bindings: WeakSet[Binding] = WeakSet()

@@ -65,6 +65,13 @@ class AsyncCached(Protocol[P, T_co]):
             UnkeyableError: these arguments have no key.
         """
 
+    def invalidate_all(self) -> Awaitable[None]:
+        """Remove what is cached of this function, whatever the arguments, and fence off its loads in flight.
+
+        It takes the same time however much that is; of a method it is what all instances have. Local memory is changed
+        at once, also if the result is not awaited; a remote store when it is.
+        """
+
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]:
         """Call the function whatever is stored, store what it returns, and return it.
 
@@ -111,6 +118,12 @@ class SyncCached(Protocol[P, T_co]):
 
         Raises:
             UnkeyableError: these arguments have no key.
+        """
+
+    def invalidate_all(self) -> None:
+        """Remove what is cached of this function, whatever the arguments, and fence off its loads in flight.
+
+        It takes the same time however much that is; of a method it is what all instances have.
         """
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
@@ -182,6 +195,13 @@ class AsyncCachedMany(Protocol[P, K, V]):
             UnkeyableError: an element has no key.
         """
 
+    def invalidate_all(self) -> Awaitable[None]:
+        """Remove what is cached of this function, whatever the arguments, and fence off its loads in flight.
+
+        It takes the same time however much that is; of a method it is what all instances have. Local memory is changed
+        at once, also if the result is not awaited; a remote store when it is.
+        """
+
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, dict[K, V]]:
         """Call the function for all of these elements, store what it returns, and return it.
 
@@ -237,6 +257,12 @@ class SyncCachedMany(Protocol[P, K, V]):
 
         Raises:
             UnkeyableError: an element has no key.
+        """
+
+    def invalidate_all(self) -> None:
+        """Remove what is cached of this function, whatever the arguments, and fence off its loads in flight.
+
+        It takes the same time however much that is; of a method it is what all instances have.
         """
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]:

@@ -10,21 +10,36 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Coroutine, Generator, Hashable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 from starlette.requests import HTTPConnection
+from starlette.responses import Response
 
+from fast_cache.backends.pending import Change, current, deferred
 from fast_cache.backends.store import Store
 from fast_cache.binding import Binding, OwnerShelves
 from fast_cache.errors import ConfigurationError, UnkeyableError
 from fast_cache.explanation import explain
-from fast_cache.flow import Call, answer, invalidate, refresh
-from fast_cache.http.endpoint import REQUEST_PARAMETER, EndpointSignature, takes_dependencies
-from fast_cache.keys import KeyMaker, Role
+from fast_cache.flow import (
+    Call,
+    answer,
+    invalidate,
+    invalidate_tags,
+    refresh,
+    removal,
+    removal_of_groups,
+    removal_of_tags,
+)
+from fast_cache.http.coverage import Terms as Rules
+from fast_cache.http.endpoint import REQUEST_PARAMETER, RESPONSE_PARAMETER, EndpointSignature, takes_dependencies
+from fast_cache.http.options import PageOptions
+from fast_cache.keys import KeyMaker, Role, call_tag
 from fast_cache.method import Binds, CachedMethod
 from fast_cache.once import warn_once
 from fast_cache.outcome import Outcome
+from fast_cache.pages import NO_ENDPOINT, EndpointPages
 from fast_cache.policy import CachePolicy
 from fast_cache.ports import ASYNCIO, BLOCKING, Port, run_blocking, suspended
 from fast_cache.single_flight import apart, innermost
@@ -39,11 +54,15 @@ def decorate(operations: Operations, binds: Binds | None) -> Any:
     """Return the cached form of a function: a function again, or a descriptor where it stands in a class."""
     fn = operations.fn
     wrapper: Any = compile_wrapper(operations)
+    operations.wrapper = wrapper
     functools.update_wrapper(wrapper, fn)
     if binds is not None:
-        return CachedMethod.of(wrapper, operations, binds)
-    wrapper.__signature__ = EndpointSignature.of(fn)
+        method = CachedMethod.of(wrapper, operations, binds)
+        operations.signature = method.__signature__
+        return method
+    operations.signature = wrapper.__signature__ = EndpointSignature.of(fn)
     wrapper.invalidate = operations.invalidate
+    wrapper.invalidate_all = operations.invalidate_all
     wrapper.refresh = operations.refresh
     wrapper.key = operations.key
     wrapper.explain = operations.explain
@@ -56,23 +75,37 @@ class Operations:
 
     call_type: ClassVar[type[Call]] = Call
 
+    wrapper: Callable[..., Any]
+    """What stands in place of the function."""
+    signature: EndpointSignature | None = None
+    """What FastAPI reads; ``None`` for what can't be an endpoint."""
+
     def __init__(
-        self, fn: Callable[..., Any], make_keys: Callable[..., KeyMaker], policy: CachePolicy, binding: Binding
+        self,
+        fn: Callable[..., Any],
+        make_keys: Callable[..., KeyMaker],
+        policy: CachePolicy,
+        binding: Binding,
+        page: PageOptions | None = None,
     ) -> None:
         self.fn = fn
+        self.page = PageOptions() if page is None else page
         self.keys = make_keys()
         self._make_keys = make_keys
-        self.policy = policy
+        self.policy = replace(policy, groups=self.keys.groups)
         self.binding = binding
         self.suspends = inspect.iscoroutinefunction(fn)
         parameters = inspect.signature(fn).parameters
         self._declares_bypass = BYPASS_PARAMETER in parameters
-        if REQUEST_PARAMETER in parameters:
-            raise ConfigurationError(f"{policy.name} has a parameter named {REQUEST_PARAMETER}, which is reserved")
+        for reserved in (REQUEST_PARAMETER, RESPONSE_PARAMETER):
+            if reserved in parameters:
+                raise ConfigurationError(f"{policy.name} has a parameter named {reserved}, which is reserved")
         self.counted = FunctionStats()
         self.hit = self.counted.hit
         self.shelves = OwnerShelves()
-        self.shelf = binding.register(self)
+        self.pages = EndpointPages(self)
+        self.at_hand = self.pages.at_hand
+        self.shelf, self.texts = binding.register(self)
         self.missed = self._missed_suspending if self.suspends else self._missed_blocking
 
     @property
@@ -101,20 +134,81 @@ class Operations:
             return explain(ASYNCIO, store, self.policy, address, key, inputs, tags)
         return run_blocking(explain(BLOCKING, store, self.policy, address, key, inputs, tags))
 
+    def veil(self) -> None:
+        self.binding.veil(self)
+
+    def unveil(self) -> None:
+        self.binding.unveil(self)
+
+    def removals(self, store: Store, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Change]:
+        """What removes what is cached for these arguments.
+
+        Raises:
+            UnkeyableError: they have no key.
+            TypeError: the function does not accept them.
+        """
+        changes = [removal(store, self._address(store, self.keys, args, kwargs), self)]
+        return changes + self.removal_of_pages(store, self.endpoint_keys.key(args, kwargs))
+
+    def removal_of_pages(self, store: Store, key: str) -> list[Change]:
+        """What removes the pages that show what lies under ``key``; nothing if there can't be any."""
+        return [removal_of_tags(store, (call_tag(key),), veiled=self)] if self.is_endpoint else []
+
+    @property
+    def is_endpoint(self) -> bool:
+        """Whether FastAPI knows it, as an endpoint or a dependency: there may be pages that show what it returns."""
+        return self.signature is not None and self.signature.was_read
+
+    def _tag(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        return call_tag(self.endpoint_keys.key(args, kwargs))
+
+    def removal_of_all(self, store: Store) -> Change:
+        """What removes everything that is cached of this function."""
+        return removal_of_groups(store, self.policy.groups[:1], self)
+
+    def invalidate_all(self) -> Any:
+        store = self.binding.store
+        if current() is not None and deferred(self.removal_of_all(store)):
+            return Done(None) if self.suspends else None
+        own = self.policy.groups[:1]
+        if self.suspends and not store.local:
+            return invalidate_tags(ASYNCIO, store, own)
+        run_blocking(invalidate_tags(BLOCKING, store, own))
+        return Done(None) if self.suspends else None
+
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
         store = self.binding.store
+        if current() is not None and deferred(*self.removals(store, args, kwargs)):
+            return Done(False) if self.suspends else False
         address = self._address(store, self.keys, args, kwargs)
+        pages = (self._tag(args, kwargs),) if self.is_endpoint else ()
+        there = bool(pages) and self.pages.hold(args, kwargs)
         if self.suspends and not store.local:
-            return invalidate(ASYNCIO, store, address)
-        removed = run_blocking(invalidate(BLOCKING, store, address))
+            return _invalidated(ASYNCIO, store, address, pages)
+        removed = run_blocking(_invalidated(BLOCKING, store, address, pages)) or there
         return Done(removed) if self.suspends else removed
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
         store = self.binding.store
         call = self._call(store, self.keys, args, kwargs)
         if self.suspends:
-            return self._suspending(refresh, store, call, args, kwargs)
-        return self._blocking(refresh, store, call, args, kwargs)
+            return self._suspending(self._refreshed, store, call, args, kwargs)
+        return self._blocking(self._refreshed, store, call, args, kwargs)
+
+    async def _refreshed(self, port: Port, store: Store, call: Call) -> Outcome:
+        outcome = await refresh(port, store, call)
+        if self.is_endpoint and outcome.error is None:
+            # Pages show what it returned before; they are made by requests.
+            await self._without_pages(port, store, call)
+        try:
+            return outcome
+        finally:
+            del outcome  # its traceback refers to this frame
+
+    async def _without_pages(self, port: Port, store: Store, call: Call) -> None:
+        change = removal_of_tags(store, (self._tag(call.args, call.kwargs),), veiled=self)
+        if call.pending is None or not call.pending.add([change]):
+            await change.step(port)
 
     # The wrapper found nothing at a glance; ``text`` is the key if it made one. The blocking one calls nothing that it
     # could do itself: a memoised recursion goes through here at every step, and Python counts its frames.
@@ -141,12 +235,21 @@ class Operations:
         return self._suspending(answer, store, self._call(store, self.keys, args, kwargs, text), args, kwargs)
 
     def directed(
-        self, skip_cache: Any, request: HTTPConnection | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        skip_cache: Any,
+        request: HTTPConnection | None,
+        response: Response | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         """The caller says that it wants no cache, or for which request it calls."""
+        if request is not None and not skip_cache:
+            entered = self.pages.enter(request, response, args, kwargs)
+            if entered is not NO_ENDPOINT:
+                return entered
         keys = self._admitted(skip_cache, request)
         if keys is None:
-            return self._apart(args, kwargs) if not self.suspends else self._apart_suspending(args, kwargs)
+            return self.apart(args, kwargs)
         store = self.binding.store
         detaches = self._detaches_from if request is not None else None
         call = self._call(store, keys, args, kwargs, detaches=detaches)
@@ -201,7 +304,7 @@ class Operations:
                 address = self._address(store, keys, args, kwargs)
             tags = keys.tags(args, kwargs) if keys.has_tags else ()
         except Exception as error:
-            self._unkeyed(error, args, kwargs)
+            self.unkeyed(error, args, kwargs)
             return None
         binding = self.binding
         detaches = detaches or self.keys.outlives_request
@@ -231,7 +334,7 @@ class Operations:
 
     def _address(self, store: Store, keys: KeyMaker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
         """Where ``store`` keeps a call: local memory needs no text where the arguments are simple."""
-        if not store.local:
+        if not store.slotted:
             return keys.compiled(*args, **kwargs)
         address = keys.address(args, kwargs)
         if keys.owners is not None:
@@ -241,6 +344,10 @@ class Operations:
                 self.binding.shelve(self, holder, None if shape is None else shape.shelf, store)
         return address
 
+    def apart(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the function uncached."""
+        return self._apart_suspending(args, kwargs) if self.suspends else self._apart(args, kwargs)
+
     def _admitted(self, skip_cache: Any, request: HTTPConnection | None) -> KeyMaker | None:
         """What makes the key of this call; ``None`` if it runs uncached, because its caller asks for it or because the
         identity of the request it belongs to is not in the key."""
@@ -248,20 +355,28 @@ class Operations:
             return None
         if request is None:
             return self.keys
-        return self._endpoint_keys if self.binding.admits(request, self) else None
+        return self.endpoint_keys if self.binding.admits(request, self) else None
 
     @property
     def roles(self) -> Mapping[str, Role]:
         """What each parameter is to the key of a request."""
-        return self._endpoint_keys.parameters
+        return self.endpoint_keys.parameters
+
+    @property
+    def rules(self) -> Rules:
+        """What the author said of its pages, for the coverage rule."""
+        policy, page = self.policy, self.page
+        vary = frozenset(page.vary_on)
+        return Rules(self.roles, policy.shared, policy.author_keyed, page=True, public=page.public, vary_on=vary)
 
     @cached_property
-    def _endpoint_keys(self) -> KeyMaker:
+    def endpoint_keys(self) -> KeyMaker:
+        """What makes the keys of calls by FastAPI."""
         # Whether a request may be cached was decided by the roles, before any value was seen. A handle that only its
         # value shows to be one would be left out of the key against that decision.
         return self._make_keys(handles_by_value=False)
 
-    def _unkeyed(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def unkeyed(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The call has no key and runs uncached; say so once, unless the call itself is wrong and will say so."""
         name = self.policy.name
         if isinstance(error, UnkeyableError):
@@ -274,6 +389,14 @@ class Operations:
             return
         # The message of a user's own exception may quote values.
         warn_once(f"{name} runs uncached: making its key raised {type(error).__name__}", "unkeyable", name)
+
+
+async def _invalidated(port: Port, store: Store, address: Hashable, pages: tuple[str, ...]) -> bool:
+    """Remove a value, and the pages that show it."""
+    removed = await invalidate(port, store, address)
+    if pages:
+        await invalidate_tags(port, store, pages)
+    return removed
 
 
 class Done:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+import weakref
 from collections.abc import Hashable
 from typing import Any, Final, Literal, NamedTuple
 
@@ -34,6 +35,9 @@ NEVER: Final = float("inf")
 RETIRED: Final = float("-inf")
 """The expiry of an entry that was evicted, deleted or replaced."""
 
+EXPIRED: Final = -1e300
+"""The expiry of an entry that is stale because a tag was invalidated softly."""
+
 MAX_VISITS: Final = 3
 """Where ``visits`` stops, so that an entry which is read all the time is written to no more."""
 
@@ -45,10 +49,12 @@ class Shelf:
     entries it held at most since then, ``salt`` tells equal keys of different shelves apart where shelves don't matter.
     """
 
-    __slots__ = ("__weakref__", "lifetime", "peak", "salt", "table")
+    __slots__ = ("__weakref__", "cleared", "lifetime", "peak", "salt", "table")
 
     def __init__(self, salt: int = 0) -> None:
         self.table: dict[Hashable, Entry] = {}
+        self.cleared: list[dict[Hashable, Entry]] = []
+        """Former tables, of entries that nobody finds any more and that still have to be removed."""
         self.peak = 0
         self.salt = salt
         self.lifetime = NEVER
@@ -95,13 +101,15 @@ class Entry:
 
 
 class MeasuredEntry(Entry):
-    """An entry with a weight of its own, or with a lifetime that is not the usual one of its shelf.
+    """An entry with a weight of its own, with a lifetime that is not the usual one of its shelf, or with a version.
 
     Apart, because most caches weigh nothing, and most entries of a shelf live equally long: they would pay 16 bytes.
+    The ``version`` tells which value of another store this one is a copy of.
     """
 
-    __slots__ = ("lifetime", "weight")
+    __slots__ = ("lifetime", "version", "weight")
     lifetime: float
+    version: bytes | None
     weight: float
 
 
@@ -146,12 +154,33 @@ class AgedEntry(MeasuredEntry):
 
 
 class Tag:
-    """A tag as the entries that have it share it. One that was invalidated is dead: the next entry gets another."""
+    """A tag as the entries that have it share it. The next entry after an invalidation gets another.
 
-    __slots__ = ("__weakref__", "dead")
+    ``over`` is what its entries expire at because of it: ``RETIRED`` when it was invalidated, ``EXPIRED`` if they are
+    stale by that; 0 before. The one after a stale one lives as long as that, and knows it, to end it too.
+    """
 
-    def __init__(self) -> None:
-        self.dead = False
+    __slots__ = ("__weakref__", "_before", "_next", "name", "over")
+
+    def __init__(self, name: Hashable) -> None:
+        self.name = name
+        self.over = 0.0
+        self._before: weakref.ref[Tag] | None = None
+        self._next: Tag | None = None
+
+    def expire(self) -> Tag:
+        """Let the entries be stale; returns the tag of those that come."""
+        self.over = EXPIRED
+        self._next = following = Tag(self.name)
+        following._before = weakref.ref(self)
+        return following
+
+    def end(self) -> None:
+        """Let the entries end, the stale ones too."""
+        tag: Tag | None = self
+        while tag is not None:
+            tag.over = RETIRED
+            tag = None if tag._before is None else tag._before()
 
 
 class TaggedEntry(AgedEntry):
@@ -169,8 +198,8 @@ class TaggedEntry(AgedEntry):
     def expires(self) -> float:
         """A time of ``time.monotonic()``: until then the value is served without another thought."""
         for tag in self.tags:
-            if tag.dead:
-                return RETIRED
+            if tag.over:
+                return min(tag.over for tag in self.tags)
         return self._expires
 
     @expires.setter

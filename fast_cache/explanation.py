@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from fast_cache.backends.store import Address, Store, Terms
+from fast_cache.backends.store import Address, Store
 from fast_cache.entry import MISSING, NEVER
 from fast_cache.errors import BackendError
 from fast_cache.freshness import LASTING
@@ -85,7 +85,7 @@ async def explain(
         "resting": store.rests(address),
     }
     try:
-        found = await store.read(port, address, Terms(policy.codec, soft=True, tags=tags))
+        found = await store.read(port, address, policy.terms(tags)._replace(soft=True, counts=False, looks=True))
         if policy.freshness.hits and found is not MISSING:
             known["hits"] = await store.hits(port, address)
         if policy.lock == "distributed":

@@ -12,18 +12,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from fast_cache.backends.base import CacheBackend
+from fast_cache.backends.pending import Change, Pending, Scope, Veiled, current
 from fast_cache.backends.store import Address, Store, Terms
 from fast_cache.background import Background
 from fast_cache.claim import capture, is_newer, release
 from fast_cache.entry import MISSING, NEVER, MissingType
-from fast_cache.errors import BackendError, EncodeError, LoadTimeout
+from fast_cache.errors import BackendError, EncodeError, LoadTimeout, NotSupportedError
 from fast_cache.freshness import Found, Freshness, Verdict
-from fast_cache.keys import text_of
+from fast_cache.keys import beginning, group_of_namespace, text_of
 from fast_cache.once import warn_once
 from fast_cache.outcome import Absent, Outcome, Raised
 from fast_cache.policy import CachePolicy, Keeping
 from fast_cache.ports import Port
-from fast_cache.single_flight import Flight, Signal, leading
+from fast_cache.single_flight import Flight, Signal, apart, leading
 from fast_cache.stats import FunctionStats
 from fast_cache.watching import Detection
 
@@ -43,7 +45,21 @@ class Call:
     ``detaches`` is asked whether the function may run behind its caller's back with these arguments.
     """
 
-    __slots__ = ("_detaches", "args", "background", "expire", "fn", "key", "kwargs", "logs", "policy", "stats", "terms")
+    __slots__ = (
+        "_detaches",
+        "args",
+        "background",
+        "expire",
+        "fn",
+        "key",
+        "kwargs",
+        "logs",
+        "pending",
+        "policy",
+        "stats",
+        "stored",
+        "terms",
+    )
 
     def __init__(
         self,
@@ -69,6 +85,10 @@ class Call:
         self._detaches = detaches
         self.terms = policy.terms(tags)
         self.logs: tuple[list[Detection], ...] = ()
+        self.stored = False
+        """Whether what was loaded for it is in the store."""
+        self.pending = current()
+        """The open transaction that the caller is in."""
 
     @property
     def detachable(self) -> bool:
@@ -95,6 +115,8 @@ async def answer(port: Port, store: Store, call: Call) -> Outcome:
     Every caller reads for itself. Sharing one read would hand a value that was read before an invalidation
     elsewhere to callers who came after it; loads can be shared, because the fence tells when that happened.
     """
+    if call.pending is not None:
+        return await _answer_inside(port, store, call, call.pending)
     freshness = call.policy.freshness
     counted = False
     patience = _Patience(port, freshness) if freshness.impatient else None
@@ -110,7 +132,7 @@ async def answer(port: Port, store: Store, call: Call) -> Outcome:
                     call.stats.hit()
                 if verdict is not Verdict.FRESH and call.detachable:
                     _refresh_behind(port, store, call, found)
-                call.answered("stale" if verdict is Verdict.STALE else store.label, found)
+                call.answered("stale" if verdict is Verdict.STALE else found.source or store.source, found)
                 return _outcome(found)
             spare = found
             if freshness.spares(spare) and store.rests(call.key):
@@ -200,11 +222,58 @@ async def _follow(
 
 def _source(store: Store, flight: Flight) -> str:
     """Where the leader of ``flight`` had its value from: another process may have loaded it meanwhile."""
-    return store.label if flight.found else "call"
+    return store.source if flight.found else "call"
+
+
+async def _answer_inside(port: Port, store: Store, call: Call, pending: Pending) -> Outcome:
+    """Answer in an open transaction: from the store what it is not going to change, and else by calling the function.
+
+    What is loaded may be of rows that nobody else is ever going to see: it is not stored and not shared.
+    """
+    freshness = call.policy.freshness
+    spare: Found | None = None
+    if not pending.touches(store, text_of(call.key), call.terms.tags):
+        found = await _read(port, store, call)
+        if found is not MISSING and not pending.loses(store, found.tags):
+            verdict = Verdict.FRESH if type(found.value) is Raised else freshness.judge(found)
+            if verdict is Verdict.STALE and not call.detachable:
+                verdict = Verdict.SPARE
+            if verdict is not Verdict.SPARE:
+                call.stats.hit()
+                call.answered("stale" if verdict is Verdict.STALE else found.source or store.source, found)
+                return _outcome(found)
+            spare = found
+    call.stats.miss()
+    outcome = await _load_inside(port, call)
+    try:
+        if outcome.error is not None and spare is not None and freshness.forgives(outcome.error, spare):
+            return _stale(call, spare)  # the source is not left in peace: what failed may be the transaction
+        call.answered("call")
+        return outcome
+    finally:
+        del outcome  # as in _lead
+
+
+async def _load_inside(port: Port, call: Call) -> Outcome:
+    with apart():
+        return call.loaded(await port.call(call.fn, call.args, call.kwargs))
 
 
 async def refresh(port: Port, store: Store, call: Call) -> Outcome:
-    """Call the function whatever is stored, and store what it returns. Older loads in flight are fenced off."""
+    """Call the function whatever is stored, and store what it returns. Older loads in flight are fenced off.
+
+    In an open transaction what is stored is removed at its end instead.
+    """
+    if call.pending is not None:
+        outcome = await _load_inside(port, call)
+        if outcome.error is None or type(outcome.error) is Absent:
+            change = removal(store, call.key)
+            if not call.pending.add([change]):
+                await change.step(port)
+        try:
+            return outcome
+        finally:
+            del outcome  # as in _lead
     flight = store.flights.supersede(call.key, port.gone())
     outcome = await _lead(port, store, call, flight, replace=True)
     loaded = outcome.error is None or type(outcome.error) is Absent
@@ -232,14 +301,53 @@ async def invalidate(port: Port, store: Store, key: Address) -> bool:
     return removed
 
 
-async def invalidate_tags(port: Port, store: Store, tags: Sequence[str]) -> None:
-    """Let everything end that has one of ``tags``. Raises as little as :func:`invalidate` does."""
+def removal(store: Store, key: Address, veiled: Veiled | None = None) -> Change:
+    """What :func:`invalidate` does, for a transaction to do when it ends."""
+    return Change(store, None, partial(invalidate, store=store, key=key), veiled=veiled, address=key)
+
+
+async def invalidate_tags(port: Port, store: Store, tags: Sequence[str], *, soft: bool = False) -> None:
+    """Let everything end that has one of ``tags``, or become stale. Raises as little as :func:`invalidate` does."""
     try:
-        await store.delete_tagged(port, tags)
+        await store.delete_tagged(port, tags, soft=soft)
     except BackendError as error:
         store.health.failed("delete", error)
     else:
         store.health.works("delete")
+
+
+def removal_of_tags(store: Store, tags: tuple[str, ...], *, soft: bool = False, veiled: Veiled | None = None) -> Change:
+    """What :func:`invalidate_tags` does, for a transaction to do when it ends."""
+    return Change(store, Scope(tags=tags), partial(invalidate_tags, store=store, tags=tags, soft=soft), veiled=veiled)
+
+
+def removal_of_groups(store: Store, groups: tuple[str, ...], veiled: Veiled | None = None) -> Change:
+    """The same for everything of some functions."""
+    scope = Scope(prefixes=tuple(map(beginning, groups)))
+    return Change(store, scope, partial(invalidate_tags, store=store, tags=groups), veiled=veiled)
+
+
+def removal_of_namespace(store: Store, namespace: str) -> Change:
+    """The same for all functions with this namespace; raises what :func:`group_of_namespace` does."""
+    return removal_of_groups(store, (group_of_namespace(namespace),))
+
+
+def removal_of_match(store: Store, backend: CacheBackend, prefix: str, otherwise: Change) -> Change:
+    """What removes the keys that begin with ``prefix``; ``otherwise`` is done where the backend can't list its keys."""
+
+    async def step(port: Port) -> None:
+        try:
+            await port.do(backend.delete_match, backend.adelete_match, prefix)
+        except NotSupportedError:
+            await otherwise.step(port)
+        except Exception as error:  # a backend of the user's may raise what it likes
+            failure = BackendError(f"{store.health.name}.delete_match failed")
+            failure.__cause__ = error
+            store.health.failed("delete_match", failure)
+        else:
+            store.health.works("delete_match")
+
+    return Change(store, Scope(prefixes=(prefix,)), step, veiled=otherwise.veiled)
 
 
 async def _read(port: Port, store: Store, call: Call) -> Found | MissingType:
@@ -247,6 +355,8 @@ async def _read(port: Port, store: Store, call: Call) -> Found | MissingType:
     try:
         # Whoever looks at what is answered also wants to know for how long it is good.
         terms = call.terms._replace(soft=True) if call.logs and store.tells_age else call.terms
+        if call.pending is not None:
+            terms = terms._replace(copies=True)  # its tags may be among those that are to be invalidated
         found = await store.read(port, call.key, terms)
     except BackendError as error:
         store.health.failed("read", error)
@@ -341,7 +451,7 @@ async def _end(
         stored = None
         if ticket is not None and keeping is Keeping.STORE:
             stored = await _write(port, store, call, flight, ticket, outcome)
-            flight.stored = bool(stored)
+            flight.stored = call.stored = bool(stored)
         if not stored and store.shared and flights.is_followed(flight):
             refused = stored is not None
             if refused or not await _stands(port, store, flight, ticket, _terms(call, flight)):
@@ -358,7 +468,7 @@ async def _end(
 
 def _divide(store: Store, call: Call, flight: Flight, outcome: Outcome) -> None:
     """Let each of those who wait have an object of its own; who comes too late to be counted looks again."""
-    if outcome.error is None and not store.shares:
+    if outcome.error is None and not (store.shares or call.policy.immutable):
         store.flights.seal(flight)
         if store.flights.is_followed(flight):
             outcome.copies = store.copier(outcome.value, call.policy.codec)
@@ -446,7 +556,7 @@ def _start(
 
     async def job() -> None:
         try:
-            await _lead_alone(port, store, call, waiting.pop(), seen, yields=not urgent)
+            await _lead_alone(port.behind, store, call, waiting.pop(), seen, yields=not urgent)
         except BaseException as error:
             # Whoever waits for it will find that it was interrupted.
             if not urgent or isinstance(error, (Exception, GeneratorExit)):

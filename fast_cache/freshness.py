@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypedDict
 
@@ -64,7 +64,9 @@ class Life(NamedTuple):
 class Found(NamedTuple):
     """A stored value. It is fresh for ``fresh_for`` more seconds, of ``lifetime``; stale for so long if negative.
 
-    ``hits`` is how often it was found, this time included, where that is counted.
+    ``hits`` is how often it was found, this time included, where that is counted. ``tags`` (by their digests, or by
+    their names in local memory) and ``version``, which no other value of the key has, are told to those who ask. Of
+    several places ``source`` names the one where it was.
     """
 
     value: Any
@@ -72,6 +74,9 @@ class Found(NamedTuple):
     lifetime: float = NEVER
     load: float = 0.0
     hits: int = 0
+    tags: tuple[Hashable, ...] = ()
+    version: bytes | None = None
+    source: str = ""
 
 
 class Verdict(enum.Enum):
@@ -222,8 +227,11 @@ class Freshness:
             lifetime *= random.uniform(1.0 - self.jitter, 1.0)
         if not self.soft:
             return Life(lifetime, load=load)
-        due = min(lifetime - self._ahead(lifetime), lifetime - _EARLY_REACH * self.early * load)
-        return Life(lifetime, self.stale, max(due, 0.0), load, counted=self.hits > 0)
+        return Life(lifetime, self.stale, self.due(lifetime, lifetime, load), load, counted=self.hits > 0)
+
+    def due(self, fresh_for: float, lifetime: float, load: float) -> float:
+        """For how many seconds nobody has anything to decide about a value that is fresh for so long."""
+        return max(min(fresh_for - self._ahead(lifetime), fresh_for - _EARLY_REACH * self.early * load), 0.0)
 
     def judge(self, found: Found) -> Verdict:
         """What to do with ``found``.
@@ -246,8 +254,15 @@ class Freshness:
         return Verdict.STALE if -left < self.stale_while_revalidate else Verdict.SPARE
 
     def forgives(self, error: Exception, spare: Found) -> bool:
-        """Whether ``spare`` is to be served in place of ``error``. That there is nothing any more is no error."""
-        return self.spares(spare) and isinstance(error, self.errors) and type(error) is not Absent
+        """Whether ``spare`` is to be served in place of ``error``.
+
+        That there is nothing any more is no error, nor is an HTTP status below 500, unless the author says so by
+        ``errors``: RFC 5861, section 4, is about servers that fail.
+        """
+        if type(error) is Absent or not isinstance(error, self.errors) or not self.spares(spare):
+            return False
+        status = getattr(error, "status_code", None)
+        return not (isinstance(status, int) and status < 500) or self.errors != (Exception,)
 
     def spares(self, spare: Found) -> bool:
         """Whether ``spare`` is young enough to be served in place of an error."""

@@ -18,7 +18,7 @@ from fast_cache.binding import Binding
 from fast_cache.entry import MAX_VISITS, MISSING, MissingType
 from fast_cache.errors import InvalidTypeError
 from fast_cache.flow import Call, answer
-from fast_cache.keys import address_of, check_tags, outlive_request
+from fast_cache.keys import address_of, check_tags, groups_of_key, outlive_request
 from fast_cache.outcome import Outcome
 from fast_cache.policy import CachePolicy
 from fast_cache.ports import ASYNCIO, BLOCKING, BatchPort, run_blocking
@@ -136,7 +136,7 @@ class Loading:
         kind: type[Call] = Call,
     ) -> Call:
         check_key(key)
-        address: Address = address_of(key) if store.local else key
+        address: Address = address_of(key) if store.slotted else key
         binding = self._binding
         call = kind(
             address,
@@ -150,6 +150,8 @@ class Loading:
             _detaches(loader),
             tags,
         )
+        if groups := groups_of_key(key):  # it ends with what the function returns whose key it is
+            call.terms = call.terms._replace(groups=groups)
         if binding.is_watched:
             call.logs = binding.watching.logs()
         return call

@@ -44,6 +44,10 @@ class Lockstep:
 
     # What the flow asks of a port. The function of a call is its element, which only the loader knows to load.
 
+    @property
+    def behind(self) -> Port:
+        return self
+
     async def do(
         self, blocking: Callable[P, T], suspending: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:

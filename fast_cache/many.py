@@ -12,20 +12,20 @@ import types
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, get_args, get_origin
 
+from fast_cache.backends.pending import Change, current, deferred
 from fast_cache.backends.store import Store
-from fast_cache.batches import Batch, ElementCall, Outcomes, elements_of, found_in
+from fast_cache.batches import Batch, ElementCall, Outcomes, elements_of, found_in, invalidate_each
 from fast_cache.binding import Binding
 from fast_cache.counts import optional_count
 from fast_cache.decorator import Done, Operations
 from fast_cache.durations import Duration, optional_seconds
 from fast_cache.entry import MISSING
 from fast_cache.errors import ConfigurationError
-from fast_cache.flow import Call, answer, invalidate, refresh
+from fast_cache.flow import Call, answer, refresh, removal
 from fast_cache.grouping import AsyncGroups, ThreadGroups
 from fast_cache.http.endpoint import NoEndpointSignature
 from fast_cache.keys import KeyMaker, resolve_hints
 from fast_cache.keys.binder import POSITIONAL
-from fast_cache.lockstep import Lockstep
 from fast_cache.method import Binds
 from fast_cache.outcome import Absent, Outcome
 from fast_cache.policy import CachePolicy
@@ -118,13 +118,22 @@ class ManyOperations(Operations):
         asked = self._asked(args, kwargs)
         return self._suspending_many(refresh, asked) if self.suspends else self._blocking_many(refresh, asked)
 
+    def removals(self, store: Store, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Change]:
+        asked = self._asked(args, kwargs)
+        return [
+            removal(store, self._address(store, self.keys, asked.args(element), asked.kwargs), self)
+            for element in asked.elements
+        ]
+
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
         store = self.binding.store
-        asked = self._asked(args, kwargs)
-        addresses = [self._address(store, self.keys, asked.args(element), asked.kwargs) for element in asked.elements]
+        removals = self.removals(store, args, kwargs)
+        if deferred(*removals):
+            return Done(0) if self.suspends else 0
+        addresses = [change.address for change in removals]
         if self.suspends and not store.local:
-            return _invalidate_all(ASYNCIO, store, addresses)
-        removed = run_blocking(_invalidate_all(BLOCKING, store, addresses))
+            return invalidate_each(ASYNCIO, store, addresses)
+        removed = run_blocking(invalidate_each(BLOCKING, store, addresses))
         return Done(removed) if self.suspends else removed
 
     # One element.
@@ -182,7 +191,7 @@ class ManyOperations(Operations):
         if self.binding.is_watched:
             open_ = self.binding.watching
             watching = (open_.is_disabled(self.policy.namespace), *map(id, open_.logs()))
-        return type(element), asked.alike(), led(), watching
+        return type(element), asked.alike(), led(), watching, current()
 
     def _again(self, store: Store, outcome: Outcome) -> Outcome:
         """The outcome for one more caller: where values are copied or held as bytes each gets an object of its own."""
@@ -225,7 +234,7 @@ class ManyOperations(Operations):
 
     def _near(self, store: Store, asked: Asked, element: Hashable) -> Hashable | None:
         """Where an element would lie in local memory that may be looked into; ``None`` if nowhere."""
-        if not store.local or self.binding.is_watched:
+        if not store.slotted or self.binding.is_watched or current() is not None:
             return None
         try:
             return self._address(store, self.keys, asked.args(element), asked.kwargs)
@@ -296,6 +305,9 @@ class CachedMany:
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
         return self._operations.invalidate(*self._first, *args, **kwargs)
 
+    def invalidate_all(self) -> Any:
+        return self._operations.invalidate_all()
+
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
         return self._operations.refresh(*self._first, *args, **kwargs)
 
@@ -335,11 +347,3 @@ def values_of(fn: Callable[..., Any]) -> Any:
     if isinstance(origin, type) and issubclass(origin, Mapping) and len(arguments) == 2:
         return arguments[1]
     return inspect.Signature.empty
-
-
-async def _invalidate_all(port: BatchPort, store: Store, addresses: list[Hashable]) -> int:
-    async def nothing(port: BatchPort, wanted: list[Any]) -> list[Outcome]:
-        raise AssertionError("an invalidation loads nothing")
-
-    together = Lockstep(port, nothing)
-    return sum(await together.run([invalidate(together, store, address) for address in addresses]))

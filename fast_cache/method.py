@@ -78,6 +78,9 @@ class CachedMethod:
         self._check_first(args, "invalidate")
         return self._operations.invalidate(*args, **kwargs)
 
+    def invalidate_all(self) -> Any:
+        return self._operations.invalidate_all()
+
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
         self._check_first(args, "refresh")
         return self._operations.refresh(*args, **kwargs)
@@ -135,6 +138,9 @@ class BoundCachedMethod:
 
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
         return self._method._operations.invalidate(self.__self__, *args, **kwargs)
+
+    def invalidate_all(self) -> Any:
+        return self._method._operations.invalidate_all()
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
         return self._method._operations.refresh(self.__self__, *args, **kwargs)

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from fast_cache.backends.store import Store, Terms
 from fast_cache.durations import Duration, optional_seconds, seconds
+from fast_cache.entry import MISSING, MissingType
 from fast_cache.errors import ConfigurationError, InvalidTypeError
 from fast_cache.freshness import LASTING, Found, Freshness, FreshnessOptions, Life
 from fast_cache.once import warn_once
@@ -84,6 +85,10 @@ class CachePolicy:
     """The author's word that an endpoint answers everyone alike whom its guards let in."""
     author_keyed: bool = False
     """Whether the author makes the key, and so answers for what the endpoint's parameters carry."""
+    groups: tuple[str, ...] = ()
+    """What its results are invalidated with, whatever the arguments."""
+    immutable: bool = False
+    """Whether results can't be changed, so that those who share a load may share what it made."""
 
     @classmethod
     def of(
@@ -169,7 +174,9 @@ class CachePolicy:
 
     def terms(self, tags: tuple[str, ...] = ()) -> Terms:
         """What its calls want of an entry that has ``tags``."""
-        return Terms(self.codec, self.freshness.soft, self.freshness.hits > 0, tags)
+        freshness = self.freshness
+        due = freshness.due if freshness.soft else None
+        return Terms(self.codec, freshness.soft, freshness.hits > 0, tags, self.groups, due)
 
     def codec(self, default: Codec | None = None) -> Codec:
         """How results become bytes and come back; only stores that hold bytes ask for it.
@@ -209,23 +216,26 @@ class CachePolicy:
             return None if lifetime is None else Life(lifetime, due=0.0, load=outcome.seconds)
         if said.expire is not None:
             return self.freshness.life(said.expire, outcome.seconds)
-        lifetime = default
-        if callable(self.expire):
-            try:
-                given = self.expire(outcome.value, *args, **kwargs)
-                if isinstance(given, timedelta):
-                    given = given.total_seconds()
-                if isinstance(given, (int, float)) and given <= 0:
-                    return None
-                if given is not None:
-                    lifetime = seconds(given, option="expire")
-            except Exception as error:
-                kind = type(error).__name__
-                warn_once(f"expire of {self.name} raised {kind}; the result is not stored", "expire", self.name)
-                return None
-        elif self.expire is not None:
-            lifetime = self.expire
-        return self.freshness.life(lifetime, outcome.seconds)
+        given = self.lifetime(outcome.value, args, kwargs, default)
+        return None if given is MISSING else self.freshness.life(given, outcome.seconds)
+
+    def lifetime(
+        self, value: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], default: float | None
+    ) -> float | MissingType | None:
+        """For how many seconds a result is good, ``None`` for ever; ``MISSING`` if it is not to be stored."""
+        if not callable(self.expire):
+            return default if self.expire is None else self.expire
+        try:
+            given = self.expire(value, *args, **kwargs)
+            if isinstance(given, timedelta):
+                given = given.total_seconds()
+            if isinstance(given, (int, float)) and given <= 0:
+                return MISSING
+            return default if given is None else seconds(given, option="expire")
+        except Exception as error:
+            kind = type(error).__name__
+            warn_once(f"expire of {self.name} raised {kind}; the result is not stored", "expire", self.name)
+            return MISSING
 
     def knows(self, error: Exception) -> bool:
         """Whether this function may have met a stored ``error``."""
@@ -254,15 +264,19 @@ class CachePolicy:
         if refusal is not None:
             warn_once(f"{self.name} {refusal}", "refused", self.name, refusal)
             return Keeping.ALONE
+        return Keeping.STORE if self.wanted(value) else Keeping.SHARE
+
+    def wanted(self, value: Any) -> bool:
+        """Whether the author wants a result stored."""
         if self.condition is None:
-            return Keeping.STORE
+            return True
         try:
-            return Keeping.STORE if self.condition(value) else Keeping.SHARE
+            return bool(self.condition(value))
         except Exception as error:
             # The caller has its result; a faulty condition must not take it away. Its message may quote the value.
             kind = type(error).__name__
             warn_once(f"the condition of {self.name} raised {kind}; the result is not stored", "condition", self.name)
-            return Keeping.SHARE
+            return False
 
 
 def _lock(lock: Any = "local", lock_timeout: Duration | None = None) -> tuple[Lock, float]:

@@ -34,6 +34,10 @@ class Port(Protocol):
     ) -> Awaitable[T]:
         """Carry out a step that exists in both flavours."""
 
+    @property
+    def behind(self) -> Port:
+        """The port of what runs behind the caller's back."""
+
     def send(self, exchange: Exchange, packet: Sequence[Any]) -> Awaitable[list[Any]]:
         """Carry out ``exchange``; packets of several callers may travel as one."""
 
@@ -77,6 +81,10 @@ class AsyncioPort:
 
     def __init__(self) -> None:
         self._finishing: set[asyncio.Task[Any]] = set()  # the loop holds its tasks weakly only
+
+    @property
+    def behind(self) -> Port:
+        return self
 
     # These two hand on what is to be awaited: a coroutine more for each would be a fifth of a read from Redis.
 
@@ -156,6 +164,10 @@ class AsyncioPort:
 
 class BlockingPort:
     """Steps that block the calling thread."""
+
+    @property
+    def behind(self) -> Port:
+        return self
 
     async def do(
         self, blocking: Callable[P, T], suspending: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs

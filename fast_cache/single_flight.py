@@ -123,7 +123,7 @@ class Flight:
         self.ended: Signal | None = None
         self.outcome: Outcome | None = None
         self.mark = Mark()
-        self.lost: frozenset[str] = frozenset()
+        self.lost: frozenset[Hashable] = frozenset()
         """The tags that were invalidated since the load began: a result that has one of them is not stored."""
         self.sealed = False
         self._waiters: deque[Waiter] = deque()
@@ -370,7 +370,7 @@ class Flights:
             _give_up_lease(flight)
         return flights
 
-    def lose(self, tags: Iterable[str]) -> None:
+    def lose(self, tags: Iterable[Hashable]) -> None:
         """Fence off the loads whose results will have one of ``tags``.
 
         Which these are is known when they end. So whoever comes from now on looks again then, with all of them.

@@ -13,10 +13,35 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 _RECENT: Final = 256
 """How many load times are kept for the percentile."""
+
+
+class Coherence(NamedTuple):
+    """How the local memory of a :class:`LayeredBackend` keeps up with the store behind it.
+
+    Attributes:
+        sure: whether copies are served without asking; else the store confirms each.
+        listens: whether changes of others are heard of at all.
+        silence: how old the last word is that all changes had been told by then, in seconds: what is served is not
+            staler. ``None`` while nothing was heard.
+        longest_silence: the longest that there was.
+        news: how often changes were told.
+        lapses: how often copies were not believed any more because of silence, and
+        losses: because the connection was lost.
+        confirmed: how many copies were served that the store had confirmed meanwhile.
+    """
+
+    sure: bool
+    listens: bool
+    silence: float | None
+    longest_silence: float
+    news: int
+    lapses: int
+    losses: int
+    confirmed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +51,8 @@ class Stats:
     ``hits``: calls answered from the cache. ``misses``: calls that were not. ``loads``: runs of a function for the
     cache, ``errors`` those of them that raised. ``load_time_mean`` and ``load_time_p95`` are in seconds, the latter of
     the last 256 loads. ``evictions`` by cause, ``size`` in entries and ``weight`` are those of the store: empty or zero
-    for a function.
+    for a function. So is ``queued``: how many invalidations, of keys and tags or 1 for everything, are still to be
+    delivered because Redis is away. ``coherence`` is that of a :class:`LayeredBackend`.
     """
 
     hits: int = 0
@@ -38,6 +64,8 @@ class Stats:
     evictions: Mapping[str, int] = field(default_factory=dict)
     size: int = 0
     weight: float = 0
+    queued: int = 0
+    coherence: Coherence | None = None
 
     @property
     def hit_ratio(self) -> float:
@@ -139,7 +167,9 @@ class Tally:
             self.recent[-(self.loads - earlier.loads) :] if self.loads > earlier.loads else (),
         )
 
-    def stats(self, *, evictions: Mapping[str, int] | None = None, size: int = 0, weight: float = 0) -> Stats:
+    def stats(
+        self, *, evictions: Mapping[str, int] | None = None, size: int = 0, weight: float = 0, queued: int = 0
+    ) -> Stats:
         ordered = sorted(self.recent)
         return Stats(
             hits=self.hits,
@@ -151,6 +181,7 @@ class Tally:
             evictions=evictions or {},
             size=size,
             weight=weight,
+            queued=queued,
         )
 
 

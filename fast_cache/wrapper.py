@@ -14,9 +14,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from fast_cache.entry import MAX_VISITS, Shelf
-from fast_cache.http.endpoint import REQUEST_PARAMETER
+from fast_cache.http.endpoint import REQUEST_PARAMETER, RESPONSE_PARAMETER
 from fast_cache.keys import CACHE_KEY, RAW, OwnerShapes
-from fast_cache.keys.binder import Namespace, compile_function, passed_on, stars
+from fast_cache.keys.binder import Namespace, compile_function, passed_on, spelled
 
 if TYPE_CHECKING:
     from fast_cache.decorator import Operations
@@ -41,9 +41,13 @@ def compile_wrapper(operations: Operations, *, bound: bool = False) -> Callable[
         carrier = Parameter(space.fresh(), Parameter.POSITIONAL_ONLY)
         signature = signature.replace(parameters=[carrier, *others])
         lines.append(f"{owner.name} = {carrier.name}.__self__")
+    ours = f"{BYPASS_PARAMETER}, {REQUEST_PARAMETER}, {RESPONSE_PARAMETER}"
     lines += [
         f"if {BYPASS_PARAMETER} or {REQUEST_PARAMETER} is not None:",
-        f"    return {wait}{space.add(operations.directed)}({BYPASS_PARAMETER}, {REQUEST_PARAMETER}, {args}, {kwargs})",
+        f"    {value} = {space.add(operations.at_hand)}({ours}, {args}, {kwargs})",
+        f"    if {value} is not None:",
+        f"        return {value}",
+        f"    return {wait}{space.add(operations.directed)}({ours}, {args}, {kwargs})",
         *_look(operations, space, entry, text),
         f"if {entry} is not None:",
         f"    {value} = {entry}.value",  # before the expiry: an entry is retired in the opposite order
@@ -64,12 +68,11 @@ def _look(operations: Operations, space: Namespace, entry: str, text: str) -> li
     """Source that looks for the entry of a call: by its arguments where they are simple, else by its text key."""
     keys = operations.keys
     parameters = keys.signature.parameters
-    spelled = ", ".join(_spelled(parameter) for parameter in parameters.values())
     by_text = [
         f"{entry} = {text} = None",
         "try:",
-        f"    {text} = {space.add(keys.compiled)}({spelled})",
-        f"    {entry} = {space.add(operations.binding)}.texts.table.get({text})",
+        f"    {text} = {space.add(keys.compiled)}({spelled(keys.signature)})",
+        f"    {entry} = {space.add(operations)}.texts.table.get({text})",
         f"except {space.add(Exception)}:",  # there is no key; whoever handles the miss will say so
         "    pass",
     ]
@@ -146,16 +149,10 @@ def _tuple_unless_one(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"({', '.join(names)})"
 
 
-def _spelled(parameter: Parameter) -> str:
-    if starred := stars(parameter):
-        return starred + parameter.name
-    return f"{parameter.name}={parameter.name}" if parameter.kind is Parameter.KEYWORD_ONLY else parameter.name
-
-
 def _with_ours(own: Signature) -> Signature:
     ours = [
         Parameter(name, Parameter.KEYWORD_ONLY, default=default)
-        for name, default in ((BYPASS_PARAMETER, False), (REQUEST_PARAMETER, None))
+        for name, default in ((BYPASS_PARAMETER, False), (REQUEST_PARAMETER, None), (RESPONSE_PARAMETER, None))
         if name not in own.parameters
     ]
     theirs = list(own.parameters.values())

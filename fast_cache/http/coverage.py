@@ -19,7 +19,7 @@ from fastapi.dependencies.utils import get_dependant
 from fastapi.openapi.models import APIKey, APIKeyIn, SecuritySchemeType
 from fastapi.security.base import SecurityBase
 
-from fast_cache.http.endpoint import REQUEST_PARAMETER
+from fast_cache.http.endpoint import REQUEST_PARAMETER, RESPONSE_PARAMETER
 from fast_cache.keys.parameters import hints_of, tells_nothing
 from fast_cache.keys.roles import Role
 
@@ -48,6 +48,12 @@ class Verdict:
     cacheable: bool
     reasons: tuple[str, ...] = ()
     authorization: bool = False
+    private: bool = field(default=True, compare=False)
+    """Whether anything tells visitors apart on the way to it: identity in the key, or guards."""
+    blind: bool = field(default=False, compare=False)
+    """Whether it depends on path and query alone, and nothing has to run for it."""
+    addressed: bool = field(default=False, compare=False)
+    """Whether path, query and the headers that pages vary on say all that is in the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +61,17 @@ class Terms:
     """What the author said about one function.
 
     ``roles`` by parameter name. ``shared``: the answer is the same for everyone whom the guards let in.
-    ``author_keyed``: ``key=`` or ``key_builder=`` makes the key, and answers for all parameters.
+    ``author_keyed``: ``key=`` or ``key_builder=`` makes the key, and answers for all parameters. Of a ``page`` status
+    and headers are stored too; ``public``: it is the same for everyone; ``vary_on``: headers, in lower case, that are
+    in the key.
     """
 
     roles: Mapping[str, Role]
     shared: bool = False
     author_keyed: bool = False
+    page: bool = False
+    public: bool = False
+    vary_on: frozenset[str] = frozenset()
 
     def in_key(self, parameter: str | None) -> bool:
         """Whether the whole value of ``parameter`` is in the key."""
@@ -102,8 +113,12 @@ class _Known:
     results: set[Hashable] = field(default_factory=set)
     beneath: set[Hashable] = field(default_factory=set)
     """The dependencies from which ``results`` were made, themselves among them."""
+    headers: frozenset[str] = frozenset()
+    """Those that are in the key as they came."""
 
     def holds(self, kind: str, parameter: Any) -> bool:
+        if kind == "header" and _alias(parameter).lower() in self.headers:
+            return True
         return _declaration(self.fields.get((kind, _alias(parameter)))) == _declaration(parameter)
 
 
@@ -112,6 +127,11 @@ def assess(node: Node, terms: Terms, overrides: Overrides) -> Verdict:
     root = node.dependant
     owner = name_of(root.call)
     children = list(below(node, overrides))
+    private, blind = _told_apart(root, children, terms, overrides), _is_blind(root, children)
+    addressed = _is_addressed(root, children, terms)
+    if terms.public:
+        unkeyed = tuple(_whole_reasons(root, terms, owner))
+        return Verdict(not unkeyed, unkeyed, authorization=True, private=False, blind=blind, addressed=addressed)
     telling = _telling(root, children, terms)
     known = _known(root, telling.values(), terms, overrides)
     reasons = list(_own_reasons(root, terms, owner))
@@ -132,7 +152,37 @@ def assess(node: Node, terms: Terms, overrides: Overrides) -> Verdict:
                 for read in reads(child, overrides, known)
                 if not (terms.shared and read.of_visitor)
             )
-    return Verdict(not reasons, tuple(dict.fromkeys(reasons)), authorization)
+    return Verdict(not reasons, tuple(dict.fromkeys(reasons)), authorization, private, blind, addressed)
+
+
+def _told_apart(root: Dependant, children: Iterable[Node], terms: Terms, overrides: Overrides) -> bool:
+    """Whether anything on the way to a page, in the key or in a guard, tells visitors apart."""
+    known = _Known(headers=terms.vary_on)
+    own = any(kind in _OF_THE_VISITOR and not known.holds(kind, field) for kind, field in _fields(root))
+    return (
+        own
+        or any(_whole(root))
+        or any(read.of_visitor for child in children for read in reads(child, overrides, known))
+    )
+
+
+def _is_addressed(root: Dependant, children: Collection[Node], terms: Terms) -> bool:
+    """Whether nothing is in the key that a dependency makes, or that stands in another header, a cookie or a body."""
+    if terms.author_keyed:
+        return _is_blind(root, children)  # else of whatever the author made it
+    known = _Known(headers=terms.vary_on)
+    fields = ((kind, field) for kind, field in _fields(root) if terms.in_key(field.name))
+    return all(
+        kind in ("path parameter", "query parameter") or (kind == "header" and known.holds(kind, field))
+        for kind, field in fields
+    ) and not any(terms.in_key(child.dependant.name) for child in children)
+
+
+def _is_blind(root: Dependant, children: Collection[Node]) -> bool:
+    """Whether nothing of a request but its path and query is looked at, and no dependency has to run."""
+    own = all(kind in ("path parameter", "query parameter") for kind, _ in _fields(root))
+    others = [child for child in children if child.dependant.name != REQUEST_PARAMETER]
+    return own and not others and not any(_whole(root)) and root.security_scopes_param_name is None
 
 
 def below(node: Node, overrides: Overrides) -> Iterator[Node]:
@@ -236,16 +286,25 @@ def _known(root: Dependant, keyed: Collection[Node], terms: Terms, overrides: Ov
         fields={(kind, _alias(p)): p for kind, p in _fields(root) if terms.in_key(p.name)},
         results=results,
         beneath=results.union(sub.identity for node in keyed for sub in descend(node, overrides)),
+        headers=terms.vary_on,
     )
 
 
 def _own_reasons(root: Dependant, terms: Terms, owner: str) -> Iterator[str]:
     for kind, parameter in _fields(root):
-        if not terms.covered(parameter.name):
+        varies = kind == "header" and _alias(parameter).lower() in terms.vary_on
+        if not varies and not terms.covered(parameter.name):
             yield (
                 f"{kind} {_alias(parameter)} of {owner} is not part of its key; annotate {parameter.name} as "
                 "Annotated[..., NotKeyed] if the result does not depend on it"
             )
+    yield from _whole_reasons(root, terms, owner)
+    response = _response(root)
+    if response is not None and not terms.page and terms.roles.get(response) is not Role.NOT_KEYED:
+        yield _response_reason(response, owner)
+
+
+def _whole_reasons(root: Dependant, terms: Terms, owner: str) -> Iterator[str]:
     for name, _ in _whole(root):
         if not terms.covered(name):
             yield (
@@ -253,9 +312,6 @@ def _own_reasons(root: Dependant, terms: Terms, owner: str) -> Iterator[str]:
                 f"depends on as parameters of their own, annotate {name} as Annotated[Request, NotKeyed] if the result "
                 "does not depend on it, or pass key_builder="
             )
-    response = root.response_param_name
-    if response is not None and terms.roles.get(response) is not Role.NOT_KEYED:
-        yield _response_reason(response, owner)
 
 
 def _left_out_reasons(child: Node, terms: Terms, owner: str, overrides: Overrides, known: _Known) -> Iterator[str]:
@@ -265,7 +321,7 @@ def _left_out_reasons(child: Node, terms: Terms, owner: str, overrides: Override
     if name is None or role in _IN_KEY or role in _AUTHORS_WORD:
         return
     beneath = list(_walk([child], overrides, set(known.results)))
-    if role is Role.PER_REQUEST and any(node.dependant.response_param_name for node in beneath):
+    if not terms.page and role is Role.PER_REQUEST and any(_response(node.dependant) for node in beneath):
         yield _response_reason(name, owner)
     for node in beneath:
         if node.replaced:
@@ -316,6 +372,12 @@ def _whole(dependant: Dependant) -> Iterator[tuple[str, str]]:
     for name, what in ((dependant.request_param_name, "request"), (dependant.http_connection_param_name, "connection")):
         if name is not None and name != REQUEST_PARAMETER:
             yield name, what
+
+
+def _response(dependant: Dependant) -> str | None:
+    """The parameter that FastAPI fills with the response, unless it is ours."""
+    name = dependant.response_param_name
+    return None if name == RESPONSE_PARAMETER else name
 
 
 def _alias(parameter: Any) -> str:

@@ -1,8 +1,9 @@
 """How a decorated function learns that FastAPI called it, and for which request.
 
-Its signature has one more parameter, which FastAPI sees and fills and nobody else sees. A call that carries it came
-from FastAPI: as the endpoint of that request, or as one of its dependencies; a call without it is a call of a
-function. Relies on FastAPI reading ``inspect.signature(call).parameters`` and calling with keywords.
+Its signature has two more parameters, which FastAPI sees and fills and nobody else sees: the request, and the response
+that dependencies set headers on. A call that carries them came from FastAPI: as the endpoint of that request, or as one
+of its dependencies; a call without them is a call of a function. Relies on FastAPI reading
+``inspect.signature(call).parameters`` and calling with keywords.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Annotated, Any, Final, get_args, get_origin
 from fastapi import Depends, params
 from fastapi.dependencies.utils import get_typed_annotation
 from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from fast_cache.errors import ConfigurationError
@@ -27,6 +29,9 @@ REQUEST_PARAMETER: Final = "fast_cache_request__"
 On an HTTP route its value is the ``Request``. On a WebSocket route it is the ``WebSocket``, for which the planner's
 verdict is always "not cacheable".
 """
+
+RESPONSE_PARAMETER: Final = "fast_cache_response__"
+"""The keyword by which FastAPI hands a decorated function that takes no ``Response`` the one of its dependencies."""
 
 
 def takes_dependencies(fn: Callable[..., Any]) -> bool:
@@ -45,19 +50,19 @@ async def _connection(connection: HTTPConnection) -> HTTPConnection:
 
 
 class EndpointSignature(inspect.Signature):
-    """A function's own signature to everybody, with one more keyword-only parameter to FastAPI.
+    """A function's own signature to everybody, with two more keyword-only parameters to FastAPI.
 
     FastAPI decides what to pass by reading ``.parameters``, and passes nothing that is not there. A plain parameter
     would show: in the user's introspection, in ``inspect.signature(decorated) == inspect.signature(original)``, and
     to every library that builds calls from signatures. So ``.parameters`` looks at who reads it: code of the package
-    ``fastapi`` gets the extra parameter, everything else the truth. Equality, ``str``, ``bind``, ``pickle`` and
+    ``fastapi`` gets the extra parameters, everything else the truth. Equality, ``str``, ``bind``, ``pickle`` and
     ``copy`` go by the truth, and ``replace`` keeps the class, so that a partial, a bound method, or a library that
     rewrites a signature still receives the request.
 
     The parameter never reaches OpenAPI: what FastAPI fills with the connection is no part of the schema.
     """
 
-    __slots__ = ("_globals",)
+    __slots__ = ("_globals", "_readers")
 
     def __init__(
         self,
@@ -71,6 +76,12 @@ class EndpointSignature(inspect.Signature):
             parameters, return_annotation=return_annotation, __validate_parameters__=__validate_parameters__
         )
         self._globals = globalns or {}
+        self._readers: list[None] = []
+
+    @property
+    def was_read(self) -> bool:
+        """Whether FastAPI has read it, or a copy: the function is an endpoint, or a dependency."""
+        return bool(self._readers)
 
     @classmethod
     def of(cls, fn: Callable[..., Any]) -> EndpointSignature:
@@ -88,7 +99,7 @@ class EndpointSignature(inspect.Signature):
 
     @property
     def parameters(self) -> MappingProxyType[str, inspect.Parameter]:
-        """The function's parameters, in order; read by FastAPI, with :data:`REQUEST_PARAMETER` among them.
+        """The function's parameters, in order; read by FastAPI, with ours among them.
 
         Raises:
             ConfigurationError: FastAPI reads it for a decorator that would not pass that parameter on.
@@ -98,14 +109,17 @@ class EndpointSignature(inspect.Signature):
         if not _is_fastapis(frame):
             return own
         _check_passes_on(_call_read_for(frame))
+        if not self._readers:
+            self._readers.append(None)
         named = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         rest = [p for p in own.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
-        return MappingProxyType({p.name: p for p in [*named, _hidden(own.values(), self._globals), *rest]})
+        return MappingProxyType({p.name: p for p in [*named, *_hidden(own.values(), self._globals), *rest]})
 
     def replace(self, **changes: Any) -> EndpointSignature:
         """Like :meth:`inspect.Signature.replace`; the copy hides the same parameter."""
         copy = super().replace(**changes)
         copy._globals = self._globals
+        copy._readers = self._readers
         return copy
 
     __replace__ = replace  # what copy.replace() calls from Python 3.13 on
@@ -181,8 +195,15 @@ class NoEndpointSignature(EndpointSignature):
         return super().parameters
 
 
-def _hidden(own: Iterable[inspect.Parameter], globalns: Mapping[str, Any]) -> inspect.Parameter:
-    """The extra parameter, so annotated that it takes nothing away from the function's own parameters.
+def response_parameter(fn: Callable[..., Any]) -> str:
+    """The parameter that FastAPI hands the response of dependencies to: one of the function's own, or ours."""
+    globalns = getattr(inspect.unwrap(fn), "__globals__", {})
+    named = (p.name for p in inspect.signature(fn).parameters.values() if _injected(p, globalns) is Response)
+    return next(named, RESPONSE_PARAMETER)
+
+
+def _hidden(own: Iterable[inspect.Parameter], globalns: Mapping[str, Any]) -> list[inspect.Parameter]:
+    """The extra parameters, so annotated that they take nothing away from the function's own parameters.
 
     FastAPI fills one parameter of each kind per function: a second ``Request`` would leave the first one empty.
     ``HTTPConnection`` is the kind that endpoints hardly ever declare, and the one that WebSocket routes fill too.
@@ -196,11 +217,14 @@ def _hidden(own: Iterable[inspect.Parameter], globalns: Mapping[str, Any]) -> in
     else:
         annotation = Annotated[Any, Depends(_connection)]
     # No default: FastAPI would not look at it, and a parameter without one is the plainest to fill.
-    return inspect.Parameter(REQUEST_PARAMETER, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+    hidden = [inspect.Parameter(REQUEST_PARAMETER, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)]
+    if Response not in taken:
+        hidden.append(inspect.Parameter(RESPONSE_PARAMETER, inspect.Parameter.KEYWORD_ONLY, annotation=Response))
+    return hidden
 
 
 def _injected(parameter: inspect.Parameter, globalns: Mapping[str, Any]) -> type | None:
-    """The kind of connection that FastAPI may fill ``parameter`` with, if any."""
+    """The kind of connection, or the response, that FastAPI may fill ``parameter`` with, if any."""
     annotation = get_typed_annotation(parameter.annotation, dict(globalns))
     # A type alias (`type T = ...`) is looked through, once, as FastAPI does.
     annotation = getattr(annotation, "__value__", annotation)
@@ -208,4 +232,5 @@ def _injected(parameter: inspect.Parameter, globalns: Mapping[str, Any]) -> type
         annotation = get_args(annotation)[0]
     if not isinstance(annotation, type):
         return None
-    return next((kind for kind in (Request, WebSocket, HTTPConnection) if issubclass(annotation, kind)), None)
+    kinds = (Request, WebSocket, HTTPConnection, Response)
+    return next((kind for kind in kinds if issubclass(annotation, kind)), None)

@@ -20,7 +20,7 @@ from fast_cache.http.routes import EffectiveRoute, Scope, effective_routes, rout
 from fast_cache.keys.roles import Role
 from fast_cache.once import logger
 
-__all__ = ["Planner", "Verdict", "authorization_allowed", "verdict"]
+__all__ = ["Planner", "Verdict", "authorization_allowed", "judge", "verdict"]
 
 Page = tuple[re.Pattern[str], Verdict]
 
@@ -35,7 +35,7 @@ def verdict(
     shared: bool = False,
     author_keyed: bool = False,
 ) -> Verdict:
-    """Judge ``function`` in this request, without remembering.
+    """Judge ``function`` in this request, as a function that makes values, without remembering.
 
     Args:
         request: what FastAPI passed as ``REQUEST_PARAMETER``, or its scope, while the request is served.
@@ -159,7 +159,7 @@ def _examine(scope: Scope, function: Callable[..., Any], terms: Terms) -> _Exami
         return _Examined(((_ANYWHERE, Verdict(False, (reason,))),), lasting=False)
     try:
         routes = effective_routes(app, route)
-        pages = tuple((page.path_regex, _judge(page, function, terms)) for page in routes)
+        pages = tuple((page.path_regex, judge(page, function, terms)) for page in routes)
     except Exception:
         # FastAPI's graphs are not ours: whatever shape they take one day, requests are answered, without the cache.
         logger.exception("the dependencies of %s could not be examined; it runs uncached", name)
@@ -174,7 +174,8 @@ def _examine(scope: Scope, function: Callable[..., Any], terms: Terms) -> _Exami
     return _Examined(pages, lasting)
 
 
-def _judge(page: EffectiveRoute, function: Callable[..., Any], terms: Terms) -> Verdict:
+def judge(page: EffectiveRoute, function: Callable[..., Any], terms: Terms) -> Verdict:
+    """The verdict on ``function`` where it is the endpoint of ``page``, or one of its dependencies."""
     overrides: Overrides = getattr(page.overriding, "dependency_overrides", None) or {}
     root = Node(page.dependant)
     if reaches(page.dependant.call, function):

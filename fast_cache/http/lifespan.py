@@ -8,7 +8,7 @@ mounted application, a test client outside ``with``) the cache merely starts lat
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -36,25 +36,46 @@ def bind_lifespan(app: FastAPI, start: Step, stop: Step) -> None:
     """
     # Kept on the application, not in a table of this module: a table would hold on to applications that are gone,
     # and the wrapper can't be found again once include_router has merged it with another lifespan.
-    bound: list[tuple[Step, Step]] | None = getattr(app.state, _BOUND, None)
+    bound: _Bound | None = getattr(app.state, _BOUND, None)
     if bound is None:
-        bound = []
+        bound = _Bound()
         setattr(app.state, _BOUND, bound)
         app.router.lifespan_context = _around(app.router.lifespan_context, bound)
-    if (start, stop) not in bound:
-        bound.append((start, stop))
+    if (start, stop) not in bound.steps:
+        bound.steps.append((start, stop))
 
 
-def _around(users: Lifespan[Any], bound: list[tuple[Step, Step]]) -> Lifespan[Any]:
+def life_of(app: FastAPI) -> Mapping[str, Any] | None:
+    """What the user's lifespan yielded for the life that ``app`` leads now; ``None`` if none is known of."""
+    bound: _Bound | None = getattr(app.state, _BOUND, None)
+    return bound.lives[-1] if bound is not None and bound.lives else None
+
+
+class _Bound:
+    """The caches of an application, and what was yielded for each of its lives that have not ended."""
+
+    __slots__ = ("lives", "steps")
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[Step, Step]] = []
+        self.lives: list[Mapping[str, Any]] = []
+
+
+def _around(users: Lifespan[Any], bound: _Bound) -> Lifespan[Any]:
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[Any]:
         try:
-            for start, _ in tuple(bound):
+            for start, _ in tuple(bound.steps):
                 await _start(start)
             async with users(app) as state:
-                yield state
+                life = dict(state or {})
+                bound.lives.append(life)
+                try:
+                    yield state
+                finally:
+                    bound.lives[:] = [other for other in bound.lives if other is not life]
         finally:
-            for _, stop in reversed(bound):
+            for _, stop in reversed(bound.steps):
                 await _stop(stop)
 
     return lifespan

@@ -8,16 +8,27 @@ application's own routes is not guessed at.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from fastapi import routing
 from fastapi.dependencies.models import Dependant
+from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Host, Mount
 
+from fast_cache.serializers import schema_digest
+
 Scope = MutableMapping[str, Any]
+
+
+_SHAPING: Final = (
+    "status_code",
+    *(f"response_model_{what}" for what in ("include", "exclude", "by_alias")),
+    *(f"response_model_exclude_{what}" for what in ("unset", "defaults", "none")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,24 @@ class EffectiveRoute:
     path_regex: re.Pattern[str]
     dependant: Dependant
     overriding: Any
+    path: str = ""
+    """Its template, prefixes included."""
+    methods: frozenset[str] = frozenset()
+    plain: bool = False
+    """Whether FastAPI alone decides which requests reach it, and by the path."""
+    straight: bool = False
+    """Whether nothing changes its responses on their way out of the application, but its middlewares."""
+    declared: Any = None
+
+    def shape(self) -> str:
+        """How it makes responses of what its endpoint returns: another shape makes other bytes of the same result."""
+        route = self.declared
+        kind = getattr(route, "response_class", None)
+        kind = getattr(kind, "value", kind)  # a default is wrapped
+        name = f"{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', '')}"
+        model = schema_digest(getattr(route, "response_model", None))
+        parts = [name, model, *(getattr(route, option, None) for option in _SHAPING)]
+        return json.dumps(parts, default=_listed, sort_keys=True)
 
 
 def effective_routes(app: Any, route: Any) -> list[EffectiveRoute]:
@@ -40,14 +69,86 @@ def effective_routes(app: Any, route: Any) -> list[EffectiveRoute]:
     application's, or is not of the known shape.
     """
     found: list[EffectiveRoute] = []
-    for original, effective in _contexts(getattr(app, "routes", ()), set()):
+    for original, effective, mounted in _contexts(getattr(app, "routes", ()), set()):
         if original is not route:
             continue
-        pattern, dependant = getattr(effective, "path_regex", None), getattr(effective, "dependant", None)
-        if not isinstance(pattern, re.Pattern) or not isinstance(dependant, Dependant):
+        made = _effective(original, effective, plain=not mounted)
+        if made is None:
             return []
-        found.append(EffectiveRoute(pattern, dependant, getattr(effective, "dependency_overrides_provider", None)))
+        found.append(made)
     return found
+
+
+def all_routes(app: Any) -> Iterator[EffectiveRoute]:
+    """Every effective route of ``app`` that has an endpoint of FastAPI's, in the order in which they are tried."""
+    for original, effective, mounted in _contexts(getattr(app, "routes", ()), set(), within=True):
+        made = _effective(original, effective, plain=not mounted)
+        if made is not None:
+            yield made
+
+
+def has_own_ways(app: Any) -> bool:
+    """Whether something other than paths and methods decides where a request goes."""
+    routes = getattr(app, "routes", ())
+    every = [*routes, *(original for original, _, _ in _contexts(routes, set()))]
+    return any(isinstance(route, Host) or not _matches_by_path(route) for route in every)
+
+
+def paths_to(app: Any, wanted: Callable[[Any], bool]) -> re.Pattern[str] | None:
+    """What the paths match (:func:`route_path`) that may lead to endpoints or dependencies which are ``wanted``.
+
+    ``None`` if that can't be told.
+
+    Applications that are mounted are left out, and routers that are mounted count as what is wanted.
+    """
+    patterns = []
+    for original, effective, mounted in _contexts(getattr(app, "routes", ()), set(), within=True):
+        pattern = getattr(effective, "path_regex", None)
+        if isinstance(original, Host) or not _matches_by_path(original) or not isinstance(pattern, re.Pattern):
+            return None
+        if isinstance(original, Mount):
+            leads = not isinstance(original.app, Starlette)
+        else:
+            dependant = getattr(effective, "dependant", None)
+            leads = wanted(getattr(effective, "endpoint", None)) or _uses(dependant, wanted)
+        if leads and not mounted:
+            patterns.append(_NAMED.sub("(?:", pattern.pattern))
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns) or "(?!)")
+
+
+def _uses(dependant: Any, wanted: Callable[[Any], bool]) -> bool:
+    """Whether anything beneath an endpoint is wanted."""
+    below = getattr(dependant, "dependencies", ())
+    return any(wanted(one.call) or _uses(one, wanted) for one in below)
+
+
+_NAMED: Final = re.compile(r"\(\?P<\w+>")
+
+
+def _matches_by_path(route: Any) -> bool:
+    """Whether ``matches`` is the frameworks' own: another one may look at headers."""
+    return getattr(type(route).matches, "__module__", "").partition(".")[0] in ("starlette", "fastapi")
+
+
+def _effective(original: Any, effective: Any, *, plain: bool) -> EffectiveRoute | None:
+    pattern, dependant = getattr(effective, "path_regex", None), getattr(effective, "dependant", None)
+    if not isinstance(pattern, re.Pattern) or not isinstance(dependant, Dependant):
+        return None
+    return EffectiveRoute(
+        pattern,
+        dependant,
+        getattr(effective, "dependency_overrides_provider", None),
+        str(getattr(effective, "path_format", None) or getattr(effective, "path", "")),
+        frozenset(getattr(effective, "methods", None) or ()),
+        plain and type(original) is routing.APIRoute,
+        plain and getattr(type(original), "get_route_handler", None) is routing.APIRoute.get_route_handler,
+        effective,
+    )
+
+
+def _listed(value: Any) -> Any:
+    """A set as a list: in each process it has another order."""
+    return sorted(map(str, value)) if isinstance(value, (set, frozenset)) else str(value)
 
 
 def route_path(scope: Scope) -> str:
@@ -59,14 +160,17 @@ def route_path(scope: Scope) -> str:
     return below if root and (not below or below.startswith("/")) else path
 
 
-def _contexts(routes: Sequence[BaseRoute], entered: set[int]) -> Iterator[tuple[Any, Any]]:
-    """Pairs of a declared route and what it is in effect, mounted routers included."""
+def _contexts(
+    routes: Sequence[BaseRoute], entered: set[int], *, mounted: bool = False, within: bool = False
+) -> Iterator[tuple[Any, Any, bool]]:
+    """A declared route, what it is in effect, and whether it lies below a mount or a host; mounted routers included,
+    and mounted applications, unless it is to be ``within`` one."""
     if id(routes) in entered:  # an application mounted within itself
         return
     entered.add(id(routes))
     lazily = getattr(routing, "iter_route_contexts", None)
     pairs = ((r, r) for r in routes) if lazily is None else ((c.original_route, c) for c in lazily(routes))
     for original, effective in pairs:
-        yield original, effective
-        if isinstance(original, (Mount, Host)):
-            yield from _contexts(getattr(effective, "routes", ()), entered)
+        yield original, effective, mounted
+        if isinstance(original, (Mount, Host)) and not (within and isinstance(original.app, Starlette)):
+            yield from _contexts(getattr(effective, "routes", ()), entered, mounted=True, within=within)

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from fast_cache.serializers.base import Codec, Serializer, checked_serializer, decoded, encoded
-from fast_cache.serializers.envelope import Envelope, name_digest, pack, unpack
+from fast_cache.serializers.envelope import (
+    NAMESPACE_DIGEST,
+    TAIL_SIZE,
+    Envelope,
+    head_size,
+    name_digest,
+    pack,
+    unpack,
+    unpack_head,
+    version_of,
+    version_of_entry,
+)
 from fast_cache.serializers.pickled import PickleSerializer
 from fast_cache.serializers.raising import RaisingCodec
 from fast_cache.serializers.registry import decoder_of, register
@@ -25,7 +36,9 @@ from fast_cache.serializers.tagged import TaggedCodec
 from fast_cache.serializers.typed import any_codec, codec_for
 
 __all__ = [
+    "NAMESPACE_DIGEST",
     "NO_TAGS",
+    "TAIL_SIZE",
     "Codec",
     "Envelope",
     "Limits",
@@ -43,6 +56,7 @@ __all__ = [
     "decoder_of",
     "encode_stored",
     "encoded",
+    "head_size",
     "holds_value",
     "name_digest",
     "pack",
@@ -52,5 +66,8 @@ __all__ = [
     "schema_digest",
     "seal",
     "unpack",
+    "unpack_head",
     "unpack_stored",
+    "version_of",
+    "version_of_entry",
 ]

@@ -49,8 +49,11 @@ _CHECKSUM: Final = Struct(">I")
 MOST_GENERATIONS: Final = 255
 _LONGEST_LOAD: Final = 2**32 - 1
 
+_MISFIT: Final = "a codec's fingerprint and a generation's digest have 8 bytes, a token has 16"
+
 _PLAIN: Final = MAGIC + bytes((LAYOUT, 0))
 _NEVER_STALE: Final = bytes(8)
+_COUNTS: Final = [bytes((count,)) for count in range(MOST_GENERATIONS + 1)]
 
 
 class Envelope(NamedTuple):  # made on every read: a frozen dataclass takes 0.66 µs to make, this 0.24
@@ -75,6 +78,10 @@ def name_digest(name: str) -> bytes:
     return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
+NAMESPACE_DIGEST: Final = name_digest("")
+"""The digest of a namespace's generation: no tag is empty."""
+
+
 def packed_size(payload: bytes, generations: int) -> int:
     """How many bytes an entry with this payload and so many generations takes."""
     return _HEAD.size + generations * _GENERATION.size + len(payload) + _CHECKSUM.size
@@ -89,8 +96,13 @@ def pack(key: str, envelope: Envelope) -> bytes:
     payload, codec, lifetime_ms, stale_ms, load_ms, generations, compressed = envelope
     if len(generations) > MOST_GENERATIONS:
         raise EncodeError(f"an entry depends on at most {MOST_GENERATIONS} generations; use fewer tags")
-    if len(codec) != 8 or not all(len(name) == 8 and len(token) == 16 for name, token in generations):
-        raise EncodeError("a codec's fingerprint and a generation's digest have 8 bytes, a token has 16")
+    parts: list[bytes] = []
+    for name, token in generations:  # one for most entries; two generators in this place took a fifth of sealing
+        if len(name) != 8 or len(token) != 16:
+            raise EncodeError(_MISFIT)
+        parts += name, token
+    if len(codec) != 8:
+        raise EncodeError(_MISFIT)
     try:
         head = _HEAD.pack(
             MAGIC,
@@ -105,7 +117,7 @@ def pack(key: str, envelope: Envelope) -> bytes:
         )
     except Exception:  # struct.error, for what is negative, too large or no integer
         raise EncodeError("durations in an envelope are whole milliseconds from 0 to 2**64 - 1") from None
-    body = b"".join((head, *(_GENERATION.pack(*generation) for generation in generations), payload))
+    body = b"".join((head, *parts, payload))
     return body + _CHECKSUM.pack(crc32(body))
 
 
@@ -135,20 +147,66 @@ def unpack(key: str, data: bytes) -> Envelope:
     return Envelope(data[start:end], codec, lifetime_ms, stale_ms, load_ms, generations, flags == _COMPRESSED)
 
 
-def unpack_plain(key: bytes, data: bytes, generation: bytes) -> tuple[bytes, bytes] | None:
+def unpack_plain(key: bytes, data: bytes, generations: bytes) -> tuple[bytes, bytes] | None:
     """The codec's fingerprint and the payload of an entry as most are; ``None`` of any other, also one that is damaged.
 
-    Most depend on one generation, this one (the digest of its name and its token), and are neither compressed nor ever
+    Most depend on these generations (of each the digest of its name and its token), and are neither compressed nor ever
     stale. Of them this takes 1.1 µs, where :func:`unpack`, with what its callers do to its result, takes 3.3.
     """
+    start = 49 + len(generations)
     if (
-        data[32:73] != blake2b(key, digest_size=16).digest() + b"\x01" + generation
+        data[32:start] != blake2b(key, digest_size=16).digest() + _COUNTS[len(generations) // 24] + generations
         or not data.startswith(_PLAIN)
         or data[12:20] != _NEVER_STALE
         or _CHECKSUM.unpack_from(data, len(data) - 4)[0] != crc32(data[:-4])
     ):
         return None
-    return data[24:32], data[73:-4]
+    return data[24:32], data[start:-4]
+
+
+class Head(NamedTuple):
+    """What stands before a payload, as far as it says whether an entry is still the same, and lives."""
+
+    lifetime_ms: int
+    stale_ms: int
+    generations: tuple[tuple[bytes, bytes], ...]
+
+
+def head_size(generations: int) -> int:
+    """How many bytes stand before the payload of an entry with so many generations."""
+    return _HEAD.size + generations * _GENERATION.size
+
+
+TAIL_SIZE: Final = _CHECKSUM.size
+"""How many bytes stand behind the payload."""
+
+
+def unpack_head(data: bytes, *, whole: bool = True) -> Head | None:
+    """What the head of an entry says; ``None`` if it is none, or not all of it, or followed by more if it is to be the
+    ``whole`` of what is given. Nothing vouches for what it says."""
+    if len(data) < _HEAD.size or data[:2] != MAGIC or data[2] != LAYOUT:
+        return None
+    _, _, _, lifetime_ms, stale_ms, _, _, _, count = _HEAD.unpack_from(data)
+    end = head_size(count)
+    if len(data) < end or (whole and len(data) != end):
+        return None
+    return Head(lifetime_ms, stale_ms, tuple(_GENERATION.iter_unpack(data[_HEAD.size : end])))
+
+
+def version_of(head: bytes, tail: bytes, size: int) -> bytes:
+    """What tells an entry from any other under its key: 16 bytes of BLAKE2b.
+
+    Args:
+        head: what stands before the payload.
+        tail: what stands behind it: the checksum of the whole.
+        size: of the whole, in bytes.
+    """
+    return blake2b(b"%b%b%d" % (head, tail, size), digest_size=16).digest()
+
+
+def version_of_entry(data: bytes) -> bytes:
+    """The same, of an entry that is at hand and in order."""
+    return version_of(data[: head_size(data[_HEAD.size - 1])], data[-TAIL_SIZE:], len(data))
 
 
 def _key_digest(key: str) -> bytes:

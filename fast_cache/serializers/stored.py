@@ -6,7 +6,7 @@ An entry depends on generations: that of its namespace, which goes by the empty 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -15,11 +15,9 @@ from fast_cache.entry import MISSING
 from fast_cache.errors import DecodeError, EncodeError
 from fast_cache.serializers.base import Codec, decoded, encoded
 from fast_cache.serializers.compression import compress, decompress
-from fast_cache.serializers.envelope import Envelope, name_digest, pack, packed_size, unpack, unpack_plain
+from fast_cache.serializers.envelope import NAMESPACE_DIGEST, Envelope, pack, packed_size, unpack, unpack_plain
 from fast_cache.serializers.raising import RaisingCodec
 from fast_cache.serializers.registry import decoder_of
-
-_NAMESPACE: Final = name_digest("")
 
 NO_TAGS: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
@@ -48,6 +46,7 @@ class Stored(NamedTuple):
 
     Of its ``lifetime`` the last part is ``stale``; to compute the value took ``load``: all in seconds, 0 for none.
     ``tags`` are the generations (16 bytes) of its tags, by their digests. The payload may still be ``compressed``.
+    It was ``expired`` if it is to count as stale, however much of its lifetime is left.
     """
 
     codec: bytes
@@ -59,6 +58,7 @@ class Stored(NamedTuple):
     load: float
     tags: Mapping[bytes, bytes] = NO_TAGS
     compressed: bool = False
+    expired: bool = False
 
 
 class Payload(NamedTuple):
@@ -121,7 +121,9 @@ def seal(
 ) -> bytes:
     """Return the bytes to store; takes what :func:`encode_stored` takes."""
     lifetime_ms = 0 if expire is None else max(1, ceil(expire * 1000))
-    generations = (() if generation is None else ((_NAMESPACE, generation),)) + tuple(tags.items())
+    generations: tuple[tuple[bytes, bytes], ...] = () if generation is None else ((NAMESPACE_DIGEST, generation),)
+    if tags:
+        generations += tuple(tags.items())
     times = (lifetime_ms, round(stale * 1000), round(load * 1000))
     return pack(key, Envelope(payload.data, payload.codec, *times, generations, payload.compressed))
 
@@ -134,12 +136,19 @@ def unpack_stored(key: str, data: bytes) -> Stored:
     """
     envelope = unpack(key, data)
     tags = dict(envelope.generations)
-    generation = tags.pop(_NAMESPACE, None)
+    generation = tags.pop(NAMESPACE_DIGEST, None)
     times = (envelope.lifetime_ms / 1000, envelope.stale_ms / 1000, envelope.load_ms / 1000)
     return Stored(envelope.codec, envelope.payload, generation, _context(key), *times, tags, envelope.compressed)
 
 
-def plain_value(key: str, data: object, generation: object, codec: Codec | None, largest: int) -> Any:
+def plain_value(
+    key: str,
+    data: object,
+    generation: object,
+    codec: Codec | None,
+    largest: int,
+    tags: Sequence[tuple[bytes, object]] = (),
+) -> Any:
     """The value of an entry as most are, by the shortest way; ``MISSING`` of any other, which may be one all the same.
 
     Args:
@@ -147,11 +156,17 @@ def plain_value(key: str, data: object, generation: object, codec: Codec | None,
         generation: the living one of the namespace, likewise.
         codec: as for :func:`decode_stored`.
         largest: in bytes.
+        tags: those that it has, by their digests, with the living generations: all of them, in their order.
     """
     if type(data) is not bytes or type(generation) is not bytes or len(data) > largest:
         return MISSING
     context = key.encode("utf-8", "surrogatepass")
-    plain = unpack_plain(context, data, _NAMESPACE + generation)
+    generations = NAMESPACE_DIGEST + generation
+    for digest, token in tags:
+        if type(token) is not bytes:
+            return MISSING
+        generations += digest + token
+    plain = unpack_plain(context, data, generations)
     if plain is None:
         return MISSING
     fingerprint, payload = plain

@@ -55,6 +55,33 @@ def test_the_slow_report_is_computed_once_however_many_ask(shop: httpx.Client) -
     assert asked(shop)["reports"] == 1
 
 
+def test_headers_say_why_the_second_report_is_there_at_once(shop: httpx.Client) -> None:
+    first, second = shop.get("/report"), shop.get("/report")
+    assert first.headers["cache-status"] == "fast_cache; fwd=uri-miss; stored"
+    assert second.headers["cache-status"].startswith("fast_cache; hit; ttl=")
+    again = shop.get("/report", headers={"If-None-Match": second.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_a_greeting_for_each_language(shop: httpx.Client) -> None:
+    for language, greeting in [("en", "Good day!"), ("it", "Buongiorno!")] * 2:
+        answer = shop.get("/greeting", headers={"Accept-Language": language})
+        assert (answer.json(), answer.headers["vary"]) == (greeting, "accept-language")
+    assert "hit" in answer.headers["cache-status"]
+
+
+def test_a_search_is_answered_by_its_body(shop: httpx.Client) -> None:
+    found = [[item["name"] for item in shop.post("/search", json=words).json()] for words in (["k"], ["cup"], ["k"])]
+    assert found == [["Kettle"], ["Cup"], ["Kettle"]]
+    assert "hit" in shop.post("/search", json=["cup"]).headers["cache-status"]
+
+
+def test_the_shop_tells_where_it_answers_from(shop: httpx.Client) -> None:
+    rows = {line.split()[0]: line for line in shop.get("/routes").text.splitlines()}
+    assert "before routing" in rows["/items/{item_id}"]
+    assert "after dependencies" in rows["/me"]
+
+
 def test_an_item_is_read_once(shop: httpx.Client) -> None:
     first = shop.get("/items/1").json()
     assert first == {"id": 1, "name": "Kettle", "price": "34.90"}

@@ -37,7 +37,8 @@ def _everything_is_news(monkeypatch: pytest.MonkeyPatch) -> None:
 def guarded() -> Iterator[RedisServer]:
     """A server with a password, and users who lack something."""
     with RedisServer(requirepass="right") as server:
-        add_user(server, "scriptless", SECRET, "~*", "+@all", "-eval")
+        add_user(server, "scriptless", SECRET, "~*", "+@all", "-eval", "-watch")
+        add_user(server, "unguarded", SECRET, "~*", "+@all", "-@scripting", "-multi")
         add_user(server, "keyless", SECRET, "~elsewhere:*", "+@all")
         add_user(server, "nameless", SECRET, "~*", "+@all", "-client")
         add_user(server, "unselecting", SECRET, "~*", "+@all", "-select")
@@ -81,6 +82,7 @@ async def only_warning(flavour: Flavour, caplog: pytest.LogCaptureFixture, optio
         ("", "/1", "redis_url: the server asks for a password, and none is given"),
         (":right@", "/99", "redis_url: the server has no database of that number"),
         (f"scriptless:{SECRET}@", "", "redis_url: its user may not run EVAL; grant it with ACL SETUSER"),
+        (f"unguarded:{SECRET}@", "", "redis_url: its user may not run EVALSHA; grant it with ACL SETUSER"),
         (f"keyless:{SECRET}@", "", "redis_url: its user may not touch the keys of this namespace"),
         (f"nameless:{SECRET}@", "?client_name=x", "redis_url: its user may not run CLIENT"),
         (f"unselecting:{SECRET}@", "/1", "redis_url: its user may not run SELECT"),
@@ -100,6 +102,13 @@ async def test_a_password_for_a_server_that_has_none(
 ) -> None:
     url = f"redis://:{SECRET}@127.0.0.1:{redis_server.port}"
     assert "redis_url: the server refuses the password" in await only_warning(flavour, caplog, {"redis_url": url})
+
+
+@in_both_flavours
+async def test_a_wrong_password_over_a_socket(flavour: Flavour, caplog: pytest.LogCaptureFixture) -> None:
+    with RedisServer(unix_socket=True, requirepass="right") as server:
+        url = server.url.replace(":right@", f":{SECRET}@")
+        assert "redis_url: the server refuses the password" in await only_warning(flavour, caplog, {"redis_url": url})
 
 
 @in_both_flavours

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
 from tests.benchmarks import survival, survival_scenarios
 from tests.benchmarks.survival import NOT_OFFERED, cell, observed, outcome
@@ -74,7 +75,7 @@ class Naive(Peer):
 
         return Cached(call, delete, clear)
 
-    def endpoint(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def endpoint(self, function: Callable[..., Any], app: FastAPI) -> Callable[..., Any]:
         cached = self.cached(function, Wish())
 
         @functools.wraps(function)

@@ -19,6 +19,9 @@ from tests.support.redis_server import RedisServer
 
 NAMESPACE: Final = "shop"
 
+WITHOUT_SCRIPTS: Final = ("~*", "+@all", "-@scripting")
+"""The rights of a user who may run no scripts."""
+
 
 def port_of(flavour: Flavour) -> Port:
     """The port by which steps of this flavour are carried out."""
@@ -59,7 +62,8 @@ class Provider(CredentialProvider):
 
 async def use_everything(flavour: Flavour, options: dict[str, Any]) -> None:
     """Use a backend with ``options`` by hand and by a cached function: it must do all that it can, without trouble."""
-    store = flavour.use(RedisBackend(**options, namespace=NAMESPACE))
+    # Not about time-outs: machines that run tests are busy.
+    store = flavour.use(RedisBackend(**({"timeout": 10, "connect_timeout": 10} | options), namespace=NAMESPACE))
     await store.clear()
     await store.set("k", {"a": 1}, 60)
     assert await store.get("k") == {"a": 1}

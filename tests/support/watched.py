@@ -40,7 +40,9 @@ class Watched:
         every = dict.fromkeys(signature.parameters, Role.KEYED) | roles
 
         @functools.wraps(fn)
-        def wrapper(*args: Any, fast_cache_request__: Any = None, **kwargs: Any) -> Any:
+        def wrapper(
+            *args: Any, fast_cache_request__: Any = None, fast_cache_response__: Any = None, **kwargs: Any
+        ) -> Any:
             if fast_cache_request__ is None:
                 return fn(*args, **kwargs)
             said: dict[str, Any] = {"roles": every, "shared": shared, "author_keyed": author_keyed}

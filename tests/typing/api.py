@@ -18,6 +18,7 @@ from fast_cache import (
     PickleSerializer,
     RedisBackend,
     Serializer,
+    backend_from_url,
     cache,
 )
 
@@ -68,6 +69,51 @@ class Shop:
     @staticmethod
     def above_staticmethod(item_id: int) -> str:
         return ""
+
+
+@cache.invalidates(bare_async, lambda item_id: item_id, "items:*", tags="items", everything=[called, with_options])
+async def write_async(item_id: int, *, name: str = "") -> str:
+    return name
+
+
+@cache.invalidates(everything=called)
+def write(item_id: int) -> int:
+    return item_id
+
+
+@cache.transaction()
+async def write_together(item_id: int) -> bool:
+    return True
+
+
+class Stock:
+    @cache.invalidates(everything=called)
+    async def write(self, item_id: int) -> str:
+        return ""
+
+    @cache.invalidates(everything=called)
+    @staticmethod
+    def write_static(item_id: int) -> str:
+        return ""
+
+
+async def writes() -> None:
+    coroutine = write_async(1, name="a pen")
+    await assert_type(coroutine, Coroutine[Any, Any, str])
+    assert_type(write(1), int)
+    assert_type(await write_together(1), bool)
+    assert_type(await Stock().write(1), str)
+    assert_type(Stock.write_static(1), str)
+    await write_async("1")  # type: ignore[arg-type]
+    write()  # type: ignore[call-arg]
+    await write_together(name="")  # type: ignore[call-arg]
+    cache.invalidate("items:{item_id}", item_id=5)
+    await cache.ainvalidate("items:5")
+    with cache.transaction() as nothing:
+        assert_type(nothing, None)
+    async with cache.transaction() as nothing:
+        assert_type(nothing, None)
+    FastAPI(dependencies=[cache.invalidating(bare_async)])
 
 
 async def functions() -> None:
@@ -135,7 +181,12 @@ async def methods(shop: Shop) -> None:
 app = FastAPI()
 cache.init_app(app, backend=InMemoryBackend(max_size=10), default_expire="5m")
 cache.init_app(app, RedisBackend("redis://localhost:6379/0", namespace="shop"))
+cache.init_app(app, backend="layered://localhost:6379/0?l1_expire=30s")
+cache.init_app(app, backend_from_url("memory://"))
+cache.init_app(app, backend=b"memory://")  # type: ignore[arg-type]
 Cache().init_app(app, default_expire=1.5)
+assert_type(backend_from_url("redis://localhost:6379/0"), CacheBackend)
+backend_from_url(None)  # type: ignore[arg-type]
 
 
 @app.get("/items/{item_id}")

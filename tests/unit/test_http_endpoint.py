@@ -17,10 +17,12 @@ from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
 from fast_cache.errors import ConfigurationError
-from fast_cache.http.endpoint import REQUEST_PARAMETER, EndpointSignature
+from fast_cache.http.endpoint import REQUEST_PARAMETER, RESPONSE_PARAMETER, EndpointSignature
 
 LAZY = hasattr(routing, "iter_route_contexts")
 """Whether FastAPI is one that keeps included routers as they are."""
+
+OURS = [REQUEST_PARAMETER, RESPONSE_PARAMETER]
 
 
 def observed(fn: Callable[..., Any], seen: list[Any] | None = None) -> Callable[..., Any]:
@@ -28,12 +30,14 @@ def observed(fn: Callable[..., Any], seen: list[Any] | None = None) -> Callable[
     connections = seen if seen is not None else []
 
     @functools.wraps(fn)
-    async def suspending(*args: Any, fast_cache_request__: Any = None, **kwargs: Any) -> Any:
+    async def suspending(
+        *args: Any, fast_cache_request__: Any = None, fast_cache_response__: Any = None, **kwargs: Any
+    ) -> Any:
         connections.append(fast_cache_request__)
         return await fn(*args, **kwargs)
 
     @functools.wraps(fn)
-    def blocking(*args: Any, fast_cache_request__: Any = None, **kwargs: Any) -> Any:
+    def blocking(*args: Any, fast_cache_request__: Any = None, fast_cache_response__: Any = None, **kwargs: Any) -> Any:
         connections.append(fast_cache_request__)
         return fn(*args, **kwargs)
 
@@ -104,9 +108,9 @@ def test_bind_accepts_what_the_function_accepts() -> None:
         shown.bind(1, **{REQUEST_PARAMETER: None})
 
 
-def test_fastapi_sees_one_more_keyword_only_parameter() -> None:
+def test_fastapi_sees_two_more_keyword_only_parameters() -> None:
     read = as_fastapi_reads(EndpointSignature.of(_plain))
-    assert list(read) == ["a", "b", REQUEST_PARAMETER]
+    assert list(read) == ["a", "b", *OURS]
     assert read[REQUEST_PARAMETER].kind is inspect.Parameter.KEYWORD_ONLY
     assert issubclass(read[REQUEST_PARAMETER].annotation, HTTPConnection)
 
@@ -120,7 +124,7 @@ def test_only_fastapi_itself_sees_it() -> None:
 
 def test_it_stands_where_a_signature_allows_it() -> None:
     read = as_fastapi_reads(EndpointSignature.of(_mixed))
-    assert list(read) == ["a", "b", "args", "c", REQUEST_PARAMETER, "kwargs"]
+    assert list(read) == ["a", "b", "args", "c", *OURS, "kwargs"]
     inspect.Signature(list(read.values()))  # raises for a wrong order
 
 
@@ -156,30 +160,30 @@ def test_copies_keep_the_class_and_the_secret() -> None:
     shown = EndpointSignature.of(_plain)
     for other in (pickle.loads(pickle.dumps(shown)), copy.copy(shown), copy.deepcopy(shown), shown.replace()):
         assert other == shown
-        assert list(as_fastapi_reads(other)) == ["a", "b", REQUEST_PARAMETER]
+        assert list(as_fastapi_reads(other)) == ["a", "b", *OURS]
 
 
 def test_what_derives_a_signature_still_gets_the_request() -> None:
     shown = observed(_plain)
     partial = inspect.signature(functools.partial(shown, 1))
     assert list(partial.parameters) == ["b"]
-    assert list(as_fastapi_reads(partial)) == ["b", REQUEST_PARAMETER]
+    assert list(as_fastapi_reads(partial)) == ["b", *OURS]
     method = inspect.signature(_Shop().price)
     assert list(method.parameters) == ["item_id"]
-    assert list(as_fastapi_reads(method)) == ["item_id", REQUEST_PARAMETER]
+    assert list(as_fastapi_reads(method)) == ["item_id", *OURS]
 
 
 def test_a_signature_rebuilt_by_fastapi_has_it_once() -> None:
     shown = EndpointSignature.of(_plain)
     again = shown.replace(parameters=list(as_fastapi_reads(shown).values()))
-    assert list(as_fastapi_reads(again)) == ["a", "b", REQUEST_PARAMETER]
+    assert list(as_fastapi_reads(again)) == ["a", "b", *OURS]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="copy.replace is new in Python 3.13")
 def test_copy_replace_keeps_the_class() -> None:
     other = vars(copy)["replace"](EndpointSignature.of(_plain), return_annotation=int)
     assert other.return_annotation is int
-    assert list(as_fastapi_reads(other)) == ["a", "b", REQUEST_PARAMETER]
+    assert list(as_fastapi_reads(other)) == ["a", "b", *OURS]
 
 
 def test_an_endpoint_gets_its_request_and_its_arguments() -> None:

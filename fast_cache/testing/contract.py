@@ -232,7 +232,7 @@ class Store:
     async def followed(self, key: str, followers: int) -> None:
         """Wait until this many callers wait for the load of ``key`` that somebody else has under way."""
         store = self.backend.engine_store()
-        address = address_of(key) if store.local else key
+        address = address_of(key) if store.slotted else key
 
         async def joined() -> bool:
             return store.flights.waiting(address) >= followers
