@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from random import Random
 from time import perf_counter
@@ -27,14 +28,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("seeds", nargs="*", type=int, metavar="seed", help="print what happens with these seeds")
     parser.add_argument("--schedules", type=int, default=100_000, help="how many to run (%(default)s)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (%(default)s)")
+    parser.add_argument("--tiers", type=int, choices=(1, 2), default=1, help="local memory, Redis, or both")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes to use (%(default)s)")
     chosen = parser.parse_args(arguments)
     if chosen.seeds:
-        broken = [attempted(seed, draw(Random(seed)), seed) for seed in chosen.seeds]
+        broken = [attempted(seed, draw(Random(seed), chosen.tiers), seed) for seed in chosen.seeds]
         print("\n\n".join(each.account() for each in broken))
         return int(any(each.violations for each in broken))
     began = perf_counter()
-    failing = _failing(chosen.first, chosen.schedules, chosen.jobs)
+    failing = _failing(chosen.first, chosen.schedules, chosen.jobs, chosen.tiers)
     seconds = perf_counter() - began
     print(f"{chosen.schedules} schedules in {seconds:.0f} s, {chosen.schedules / seconds:.0f} a second")
     if not failing:
@@ -49,14 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
-def _failing(first: int, count: int, jobs: int) -> list[Failure]:
+def _failing(first: int, count: int, jobs: int, tiers: int) -> list[Failure]:
     """What fails among so many seeds, in their order."""
     chunks = [range(start, min(start + _CHUNK, first + count)) for start in range(first, first + count, _CHUNK)]
     if jobs == 1:
-        return [failure for chunk in chunks for failure in explore(chunk)]
+        return [failure for chunk in chunks for failure in explore(chunk, tiers)]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        seeds = [seed for found in pool.map(failing_seeds, chunks) for seed in found]
-    return list(explore(seeds))
+        seeds = [seed for found in pool.map(partial(failing_seeds, tiers=tiers), chunks) for seed in found]
+    return list(explore(seeds, tiers))
 
 
 if __name__ == "__main__":

@@ -40,11 +40,11 @@ class Failure(NamedTuple):
         return "\n".join([*lines, *self.violations])
 
 
-def explore(seeds: Iterable[int]) -> Iterator[Failure]:
+def explore(seeds: Iterable[int], tiers: int = 1) -> Iterator[Failure]:
     """Run what each seed draws; yield what fails."""
     with virtual(), _rare_collections():
         for count, seed in enumerate(seeds):
-            plan = draw(Random(seed))
+            plan = draw(Random(seed), tiers)
             found = attempt(plan, seed)
             if found:
                 yield Failure(seed, plan, seed, found)
@@ -52,9 +52,9 @@ def explore(seeds: Iterable[int]) -> Iterator[Failure]:
                 gc.collect()
 
 
-def failing_seeds(seeds: Iterable[int]) -> list[int]:
+def failing_seeds(seeds: Iterable[int], tiers: int = 1) -> list[int]:
     """Those of ``seeds`` that fail: what travels between processes."""
-    return [failure.seed for failure in explore(seeds)]
+    return [failure.seed for failure in explore(seeds, tiers)]
 
 
 @contextmanager

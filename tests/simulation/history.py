@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -24,6 +24,8 @@ class Kind(enum.Enum):
     INVALIDATE = "invalidate"
     PUT = "put"
     CLEAR = "clear"
+    GET = "get"
+    DELETE = "delete"
     INVALIDATE_TAGS = "invalidate tags"
     BATCH = "batch"
     REFRESH_BATCH = "refresh batch"
@@ -87,6 +89,9 @@ class Operation:
     def __str__(self) -> str:
         about = self.key or ", ".join(self.tags or [str(part.key) for part in self.parts])
         return f"{self.process} {self.kind.value}#{self.number}({about})"
+
+
+_READING: Final = (Kind.CALL, Kind.GET)
 
 
 class Load:
@@ -165,6 +170,77 @@ class Disturbance(NamedTuple):
     key: str | None
 
 
+class Told:
+    """What a server told over one connection: of changes to ``names``, or of everything there is."""
+
+    __slots__ = ("learned", "names", "number")
+
+    def __init__(self, number: int, names: frozenset[bytes] | None) -> None:
+        self.number = number
+        self.names = names
+        self.learned: int | None = None
+        """When the process knew."""
+
+
+class Attachment:
+    """A connection over which a process is told, from when on it listened there; ``cut``: when it broke; ``lost``: when
+    the process knew."""
+
+    __slots__ = ("cut", "lost", "number", "told")
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+        self.cut: int | None = None
+        self.lost: int | None = None
+        self.told: list[Told] = []
+
+
+class Hearsay:
+    """What one process heard of the changes by others."""
+
+    def __init__(self) -> None:
+        self.attachments: list[Attachment] = []
+        self.sure: list[tuple[int, bool]] = [(0, False)]
+        """From when on it believed its copies, or did not."""
+        self.alone: dict[tuple[str, int | None], list[int]] = {}
+        """When it kept what it had loaded while the store was away: by key and value."""
+        self.answers: list[int] = []
+        """When the store answered."""
+
+    def attached_between(self, begin: int, end: int) -> bool:
+        return any(begin < each.number < end for each in self.attachments)
+
+    def caught_up(self, number: int) -> float:
+        """From when on it must know of all that had been changed by ``number``."""
+        times: list[float] = [each.number for each in self.attachments if each.number > number]
+        there = [each for each in self.attachments if each.number <= number]
+        if there and (there[-1].cut is None or there[-1].cut > number):
+            told = [each for each in there[-1].told if each.number <= number]
+            if not told:
+                return number
+            if told[-1].learned is not None:
+                times.append(told[-1].learned)
+        return min(times, default=float("inf"))
+
+    def is_unsure(self, begin: int, end: int) -> bool:
+        """Whether in all this time it believed no copy, or knew that it heard nothing."""
+        there = [each for each in self.attachments if each.number <= end]
+        lost = there[-1].lost if there else 0
+        if lost is not None and lost <= begin:
+            return True
+        before = [sure for number, sure in self.sure if number <= begin]
+        return not before[-1] and not any(sure for number, sure in self.sure if begin < number <= end)
+
+    def heard_of(self, name: bytes, begin: int, end: int) -> list[int]:
+        """When it learned of the changes to ``name`` that were told between ``begin`` and ``end``."""
+        return [
+            told.learned
+            for each in self.attachments
+            for told in each.told
+            if begin < told.number <= end and told.learned is not None and (told.names is None or name in told.names)
+        ]
+
+
 class History:
     """The record of one run."""
 
@@ -185,6 +261,8 @@ class History:
         """When another server took over, which lacks what was changed last."""
         self.healed: int | None = None
         """From when on whatever was owed has been delivered."""
+        self.hearsay: dict[str, Hearsay] = {}
+        """By process, where there are two tiers."""
 
     def next(self) -> int:
         """The next number of the sequence."""
@@ -199,7 +277,7 @@ class History:
         operation.began = operation.number = self.next()
         operation.began_at = self._scheduler.now
         self.operations.append(operation)
-        if operation.kind is not Kind.CALL:
+        if operation.kind not in _READING:
             self.disturb(operation.process, operation.key)
         if self.told:
             written = "".join(f", {key} is now v{version}" for key, version in operation.versions.items())
@@ -209,7 +287,7 @@ class History:
     def end(self, operation: Operation) -> None:
         operation.ended = self.next()
         operation.ended_at = self._scheduler.now
-        if operation.kind is not Kind.CALL:
+        if operation.kind not in _READING:
             self.disturb(operation.process, operation.key)
         if self.told:
             self.tell(f"{operation} {self._ending(operation)}")
@@ -280,7 +358,7 @@ class History:
             return "is cancelled"
         if operation.error is not None:
             return f"raises {type(operation.error).__name__}"
-        if operation.kind in (Kind.CALL, Kind.REFRESH):
+        if operation.kind in (Kind.CALL, Kind.REFRESH, Kind.GET):
             load = self.loads.get(operation.value)
             source = "" if load is None else f" (v{load.version} of {load.key})"
             return f"returns {operation.value}{source}"

@@ -13,6 +13,10 @@
     raised by a load, or says that the caller has waited long enough.
 6.  Nothing is left behind.
 7.  Of the processes that have the lease of a key one loads it at a time, as long as nothing takes the lease from it.
+8.  With two tiers, a process that did not make the change itself may return older things until it has heard of it:
+    until what the server told of it has arrived, or the process has begun to listen anew. While it does not hear, it
+    asks. In any case this ends when the copies may no longer be stale. What it loaded by itself while the store was
+    away it may return for as long, unless it begins to listen, hears of a change to it, or the store answers.
 """
 
 from __future__ import annotations
@@ -20,11 +24,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from fast_cache.backends.layered.store import LayeredStore
 from fast_cache.backends.ten_methods import TenMethodStore
+from fast_cache.entry import MISSING
 from fast_cache.errors import BackendError, LoadTimeout
 from fast_cache.outcome import Absent
+from fast_cache.serializers import name_digest
 from tests.simulation.history import Kind, Load, Operation
-from tests.simulation.plan import Backend
+from tests.simulation.plan import STALENESS, Backend
 from tests.simulation.world import LEASE, LoadError, World
 
 _ROUNDING: Final = 0.003
@@ -55,6 +62,8 @@ def leftovers(world: World) -> Iterator[str]:
             continue
         if len(process.store.flights):
             yield f"law 6: {process.name} has flights left: {list(process.store.flights._table)}"
+        if isinstance(process.store, LayeredStore) and len(process.store._near.flights):
+            yield f"law 6: {process.name} still fetches {list(process.store._near.flights._lone)}"
         if process.link is not None and process.link.busy():
             yield f"law 6: {process.name} still waits on {process.link.busy()} lanes"
         if process.keeper is not None and len(process.keeper):
@@ -67,11 +76,10 @@ class _Judge:
     def __init__(self, world: World) -> None:
         self._world = world
         self._history = world.history
-        self._owes = world.plan.backend is Backend.REDIS
+        self._hearsay = world.history.hearsay
+        self._owes = world.plan.backend in (Backend.REDIS, Backend.LAYERED)
         self._changes = [
-            operation
-            for operation in world.history.operations
-            if operation.kind in (Kind.INVALIDATE, Kind.CLEAR, Kind.PUT, Kind.REFRESH, Kind.INVALIDATE_TAGS)
+            operation for operation in world.history.operations if operation.kind not in (Kind.CALL, Kind.GET)
         ]
 
     def ending(self, operation: Operation) -> Iterator[str]:
@@ -81,7 +89,9 @@ class _Judge:
                 yield f"law 5: {operation} was cancelled by nobody"
         elif operation.error is not None:
             yield from self._raised(operation, operation.error)
-        elif operation.kind in (Kind.CALL, Kind.REFRESH):
+        elif operation.kind in (Kind.CALL, Kind.REFRESH) or (
+            operation.kind is Kind.GET and operation.value is not MISSING
+        ):
             yield from self._returned(operation)
 
     def loads(self) -> Iterator[str]:
@@ -191,26 +201,33 @@ class _Judge:
         assert load.key is not None
         if operation.kind is Kind.REFRESH and load.operation is not operation:
             return f"law 1: {operation} returned what it did not load"
-        for change in self._known_to(operation):
+        for change in self._known_to(operation, load):
             if load.version < change.versions.get(load.key, 0) and not self._excused(operation, load, change):
-                return f"law 1: {operation} returned v{load.version} of load {load.number}, after {change}"
+                law = self._law(operation, change)
+                return f"{law}: {operation} returned v{load.version} of load {load.number}, after {change}"
         if load.answers(operation):
             return None
         return self._too_old(operation, None if load.nothing else load.number)
 
     def _wrong_put(self, operation: Operation, put: Operation) -> str | None:
         assert put.key is not None
-        if self._world.plan.backend is not Backend.MEMORY and self._world.plan.tagging_of(put.key).declared:
+        declared = operation.kind is not Kind.GET and self._world.plan.tagging_of(put.key).declared
+        if self._world.plan.backend is not Backend.MEMORY and declared:
             return f"law 1: {operation} returned {put}, which lacks a tag that the function declares"
         for change in self._known_to(operation):
             if change.kind is Kind.INVALIDATE_TAGS:
                 continue  # what was set by hand has no tags
             if put.key in change.versions and put.ended is not None and put.ended < change.began:
-                return f"law 1: {operation} returned {put}, after {change}"
+                return f"{self._law(operation, change)}: {operation} returned {put}, after {change}"
         return self._too_old(operation, put.number)
 
-    def _known_to(self, operation: Operation) -> Iterator[Operation]:
-        """The changes that had completed when ``operation`` began."""
+    def _law(self, operation: Operation, change: Operation) -> str:
+        """Which law is broken by whoever returns something older than ``change``."""
+        return "law 8" if operation.process in self._hearsay and operation.process != change.process else "law 1"
+
+    def _known_to(self, operation: Operation, load: Load | None = None) -> Iterator[Operation]:
+        """The changes that had completed when ``operation`` began, and that are to be known to whoever serves what was
+        loaded in ``load``."""
         for change in self._changes:
             complete = change.ended if not (change.failed or change.cancelled or change.error) else None
             if complete is None and self._owes and not (change.kind is Kind.PUT and change.cancelled):
@@ -222,8 +239,38 @@ class _Judge:
             elif complete is not None and change.process != operation.process and self._lost(change, operation):
                 # The server that confirmed it is no more. Its own process tells the next one before it reads there.
                 complete = self._history.healed if change.process not in self._history.crashed else None
-            if complete is not None and complete < operation.began:
+            if complete is None or complete >= operation.began:
+                continue
+            by_hearsay = change.process != operation.process and operation.process in self._hearsay
+            if not by_hearsay or complete != change.ended or self._has_heard(operation, change, load):
                 yield change
+
+    def _has_heard(self, operation: Operation, change: Operation, load: Load | None) -> bool:
+        """Whether ``operation`` must know of a change by another process, or may yet be served a copy."""
+        assert change.ended is not None
+        if change.ended_at + STALENESS < operation.began_at:
+            return True
+        hearsay, ended = self._hearsay[operation.process], operation.ended or 0
+        if load is not None and self._is_alone(operation, change, load):
+            return False
+        return hearsay.caught_up(change.ended) < operation.began or hearsay.is_unsure(operation.began, ended)
+
+    def _is_alone(self, operation: Operation, change: Operation, load: Load) -> bool:
+        """Whether the process may have no more than what it kept in ``load`` while the store was away."""
+        assert load.key is not None
+        hearsay = self._hearsay[operation.process]
+        kept = hearsay.alone.get((load.key, None if load.nothing else load.number))
+        if not kept or hearsay.attached_between(load.began, operation.began):
+            return False
+        if any(kept[-1] < answer < operation.began for answer in hearsay.answers):
+            return False
+        names = [b"sim:v:{%b}" % load.key.encode(), b"sim:g:"]
+        names += [b"sim:t:" + name_digest(tag).hex().encode() for tag in change.tags]
+        return not any(
+            learned < operation.began
+            for name in names
+            for learned in hearsay.heard_of(name, change.began, change.ended or 0)
+        )
 
     def _lost(self, change: Operation, operation: Operation) -> bool:
         """Whether another server took over between the beginning of ``change`` and the end of ``operation``."""

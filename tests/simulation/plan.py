@@ -23,6 +23,9 @@ SHARED: Final = "both"
 
 TAGS: Final = ("of a", "of b", SHARED)
 
+STALENESS: Final = 2.0
+"""Seconds: for so long a copy may be stale, where there are two tiers."""
+
 LOCK_TIMEOUT: Final = 2.0
 """Seconds: longer than a load takes, and than a lease of which the holder died."""
 
@@ -33,6 +36,7 @@ class Backend(enum.Enum):
     MEMORY = "memory"
     REDIS = "redis"
     TEN_METHODS = "ten methods"
+    LAYERED = "two tiers"
 
 
 class Flavour(enum.Enum):
@@ -54,6 +58,9 @@ class Fate(enum.Enum):
     READ_ONLY = "the server refuses changes for a while"
     EVICTION = "the server forgets a key"
     FAILOVER = "another server takes over, without the last changes"
+    FLUSH = "everything on the server is flushed"
+    DEAF = "nothing comes through the channel for a while"
+    CUT = "the channel is cut"
 
 
 class Step(NamedTuple):
@@ -123,6 +130,7 @@ _SHORT: Final = (0.0, 0.0, 0.0, 0.02, 0.05, 0.1, 0.2, 1.1)
 
 _KINDS: Final = (Kind.CALL,) * 11 + (Kind.INVALIDATE,) * 5 + (Kind.REFRESH, Kind.PUT, Kind.PUT, Kind.CLEAR)
 
+_KINDS_OF_TIERS: Final = (*(Kind.CALL,) * 6, *(Kind.GET,) * 3, *(Kind.DELETE,) * 2)
 _MORE_KINDS: Final = (Kind.INVALIDATE_TAGS,) * 9
 _AT_ONCE: Final = (*(Kind.BATCH,) * 8, *(Kind.REFRESH_BATCH,) * 2)
 
@@ -132,6 +140,10 @@ _FATES: Final = {
     Backend.REDIS: (
         *(Fate.CANCEL, Fate.CANCEL, Fate.CANCEL, Fate.SHUTDOWN, Fate.CRASH, Fate.TIME),
         *(Fate.SILENCE, Fate.READ_ONLY, Fate.EVICTION, Fate.FAILOVER, Fate.FAILOVER),
+    ),
+    Backend.LAYERED: (
+        *(Fate.CANCEL, Fate.SHUTDOWN, Fate.CRASH, Fate.TIME, Fate.SILENCE, Fate.READ_ONLY, Fate.EVICTION),
+        *(Fate.FAILOVER, Fate.FLUSH, Fate.DEAF, Fate.DEAF, Fate.DEAF, Fate.CUT, Fate.CUT),
     ),
 }
 
@@ -199,8 +211,9 @@ class Plan:
 _UNTAGGED: Final = Tagging()
 
 
-def draw(rng: Random) -> Plan:
-    """A plan of two to four processes' worth of callers and three to eight operations."""
+def draw(rng: Random, tiers: int = 1) -> Plan:
+    """A plan of two to four callers and three to eight operations; with two ``tiers`` of two processes or three, and of
+    five to ten operations."""
     random = rng.random
 
     def below(count: int) -> int:
@@ -208,22 +221,27 @@ def draw(rng: Random) -> Plan:
 
     kind = random()
     backend = Backend.MEMORY if kind < 0.3 else Backend.TEN_METHODS if kind < 0.45 else Backend.REDIS
-    processes = 1 if backend is not Backend.REDIS else 1 + int(random() < 0.75) + int(random() < 0.15)
+    if layered := tiers == 2:
+        backend = Backend.LAYERED
+    shared = backend in (Backend.REDIS, Backend.LAYERED)
+    processes = 1 if not shared else 1 + int(layered or random() < 0.75) + int(random() < 0.15)
     slow = random() < 0.5
-    pauses = _SHORT if slow else _LONG
-    policy = POLICIES[below(len(POLICIES))]
+    pauses = (*(_SHORT if slow else _LONG), *([STALENESS + 0.1] if layered else []))
+    policy = POLICIES[0 if layered and random() < 0.5 else below(len(POLICIES))]
     policies = [policy] * processes
     if processes > 1 and random() < 0.1:
         policies[-1] = POLICIES[below(len(POLICIES))]
     drawn = random()
-    lock: Lock = "distributed" if drawn < 0.4 and backend is Backend.REDIS else False if drawn > 0.9 else "local"
+    lock: Lock = "distributed" if drawn < 0.4 and shared else False if drawn > 0.9 else "local"
     policies = [replace(policy, lock=lock, lock_timeout=LOCK_TIMEOUT) for policy in policies]
     batches, tags = random() < 0.2, random() < 0.35
     keys = 2 if batches or random() < (0.5 if tags else 0.25) else 1
-    kinds = _KINDS + (_MORE_KINDS if tags else ()) + (_AT_ONCE if batches else ())
+    kinds = (
+        _KINDS + (_KINDS_OF_TIERS if layered else ()) + (_MORE_KINDS if tags else ()) + (_AT_ONCE if batches else ())
+    )
     flavours, apart = random(), 0.0 if random() < 0.5 else 0.5
     actors = []
-    left = 3 + min(below(6), below(6))
+    left = 3 + 2 * layered + min(below(6), below(6))
     count = min(left, 2 + below(3))
     for index in range(count):
         share = left // (count - index)

@@ -1,14 +1,16 @@
 """A Redis of the few commands that the layout uses.
 
 It reads what is sent over the wire and answers in the same way. A script is one command. It may be silent, may refuse
-to change anything, and may forget a key; and another one may take its place, which lacks the last changes.
+to change anything, and may forget a key; and another one may take its place, which lacks the last changes. It tells of
+changes to names as one does that is asked to by ``CLIENT TRACKING ON BCAST``: of those of several commands at once, and
+before anybody knows of their success.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from redis.exceptions import ResponseError
 
@@ -29,7 +31,18 @@ _EPOCH: Final = b"\xfe"
 _LAG: Final = 1.0
 """Seconds: what was changed longer ago, the next server has too."""
 
-_READING: Final = ("GET", "MGET", "GETRANGE", "PTTL", "XREAD", "INFO", "PING")
+_READING: Final = ("GET", "MGET", "GETRANGE", "STRLEN", "PTTL", "XREAD", "INFO", "PING", "TIME")
+
+
+_CLOCK: Final = 1_700_000_000
+"""Seconds: by so much the clock of the first server is ahead of everybody's. No other one's agrees with it."""
+
+
+class Follower(Protocol):
+    """Somebody who is told of changes."""
+
+    def tell(self, names: list[bytes] | None) -> None:
+        """These were changed; ``None``: everything is gone."""
 
 
 class Server:
@@ -49,13 +62,22 @@ class Server:
         """Which server this is."""
         self.silent = False
         self.read_only = False
+        self.followers: list[Follower] = []
+        self._touched: dict[bytes, None] = {}
+        self.executed = 0
+        """How many commands have been carried out."""
+        self._untold_since: int | None = None
+        """At which of them began what nobody has been told of."""
         self._commands: dict[Any, Callable[..., Reply]] = {
             "APPEND": self._append,
             "INFO": self._info,
             "PING": lambda: b"PONG",
+            "PUBLISH": lambda channel, message: 0,
+            "TIME": lambda: [b"%d" % part for part in divmod(self._microseconds(), 1_000_000)],
             "GET": self._get,
             "MGET": self._mget,
             "GETRANGE": self._getrange,
+            "STRLEN": lambda name: len(self._get(name) or b""),
             "SET": self._set,
             "DEL": self._del,
             "PTTL": self._pttl,
@@ -66,8 +88,7 @@ class Server:
         }
         self._scripts: dict[Any, Callable[..., Reply]] = {
             layout._WRITE_IF_FENCED: self._write_if_fenced,
-            layout._ANNOUNCE: self._announce,
-            layout._PUT_IF_ANNOUNCED: self._put_if_announced,
+            layout._PUT_IN_TIME: self._put_in_time,
             layout._TAKE_LEASE: self._take_lease,
             layout._EXTEND_LEASE: self._extend_lease,
             layout._RELEASE_LEASE: self._release_lease,
@@ -82,6 +103,7 @@ class Server:
     def execute(self, command: Command, sender: object) -> Reply:
         """Carry out one command; an error is a reply like any other."""
         name, *arguments = command
+        self.executed += 1
         if name == "EVALSHA" and arguments[0] not in self._known:
             reply: Reply = ResponseError("NOSCRIPT No matching script. Please use EVAL.")
         elif self.read_only and name not in _READING:
@@ -113,6 +135,9 @@ class Server:
         self._changes.clear()
         self._known.clear()
         self._waiting.clear()
+        self._touched.clear()
+        self._untold_since = None
+        self.followers.clear()
         self.number += 1
         if self._history.told:
             self._history.tell(f"redis: server {self.number} takes over, and lacks the last {lost} changes")
@@ -132,7 +157,35 @@ class Server:
         if self._history.told:
             self._history.tell(f"redis: {_brief(name)} is evicted")
 
+    def flush(self) -> None:
+        """Forget everything."""
+        self._data.clear()
+        if self._history.told:
+            self._history.tell("redis: everything is flushed")
+        for follower in self.followers:
+            follower.tell(None)
+
+    def tell(self) -> None:
+        """Tell of what was changed, as the server does before it sends the replies."""
+        names, self._untold_since = list(self._touched), None
+        self._touched.clear()
+        if names:
+            for follower in self.followers:
+                follower.tell(names)
+
+    def has_untold(self, before: int) -> bool:
+        """Whether it has yet to tell of what was changed by a command before that one."""
+        return self._untold_since is not None and self._untold_since <= before
+
+    def _touch(self, name: bytes) -> None:
+        if self.followers:
+            if self._untold_since is None:
+                self._untold_since = self.executed
+                self._scheduler.later(0.0, self.tell)
+            self._touched[name] = None
+
     def _change(self, name: bytes, entry: tuple[bytes, int | None] | None) -> None:
+        self._touch(name)
         self._replaced.setdefault(name, self._data.get(name))
         if entry is None:
             self._data.pop(name, None)
@@ -159,18 +212,25 @@ class Server:
     def _milliseconds(self) -> int:
         return int(self._scheduler.now * 1000)
 
+    def _microseconds(self) -> int:
+        """What the clock of this server shows: set back or forward, against that of the last one, by some seconds."""
+        return int((_CLOCK + (-7.0) ** self.number + self._scheduler.now) * 1e6)
+
     def _get(self, name: bytes) -> bytes | None:
         found = self._data.get(name)
         if found is None:
             return None
         if found[1] is not None and self._milliseconds() > found[1]:
             del self._data[name]
+            self._touch(name)
             self._lost(name)
             return None
         return found[0]
 
     def _getrange(self, name: bytes, first: bytes, last: bytes) -> bytes:
-        return (self._get(name) or b"")[int(first) : int(last) + 1]
+        value = self._get(name) or b""
+        begin, end = (int(each) if int(each) >= 0 else max(0, len(value) + int(each)) for each in (first, last))
+        return value[begin : end + 1]
 
     def _set(self, name: bytes, value: bytes, *options: Any) -> bytes | None:
         until: int | None = None
@@ -237,29 +297,15 @@ class Server:
         self._set(name, there + more, b"KEEPTTL")
         return len(there) + len(more)
 
-    def _announce(self, fence: bytes, token: bytes, milliseconds: bytes) -> bytes | None:
-        announced = self._get(fence) or b""
-        return self._set(fence, announced[-1024:] + token, b"PX", milliseconds)
-
-    def _put_if_announced(
-        self, fence: bytes, name: bytes, counter: bytes, token: bytes, value: bytes, milliseconds: bytes
+    def _put_in_time(
+        self, fence: bytes, name: bytes, counter: bytes, value: bytes, milliseconds: bytes, deadline: bytes
     ) -> int:
-        announced = self._get(fence) or b""
-        first = announced.find(token)
-        if not announced:
-            return 0
-        if first < 0:
-            return -1 if announced[0] > 127 else -2
+        now = self._microseconds()
+        if now > int(deadline):
+            return -now
         self._set(name, value, b"PX", milliseconds)
-        self._del(counter)
-        rest = announced[first + len(token) :]
-        if first > 0:
-            rest = token[::-1] + rest
-        if rest:
-            self._set(fence, rest, b"KEEPTTL")
-        else:
-            self._del(fence)
-        return 1
+        self._del(fence, counter)
+        return now
 
     def _take_lease(self, lease: bytes, wake: bytes, token: bytes, milliseconds: bytes) -> int:
         holder, left = self._get(lease), self._pttl(lease)
@@ -295,12 +341,15 @@ class Server:
         self._set(sequence, token + (recent + digests)[-8 * _LISTED :], b"PX", milliseconds)
         return token
 
-    def _set_tag(self, name: bytes, token: bytes, milliseconds: bytes) -> int:
-        there = self._get(name)
-        if there is not None and there[:EPOCH_LENGTH] == token[:EPOCH_LENGTH] and there > token:
-            return 0
-        self._set(name, token, b"PX", milliseconds)
-        return 1
+    def _set_tag(self, name: bytes, token: bytes, milliseconds: bytes, soft: bytes) -> int:
+        there, stored = self._get(name) or b"", 1
+        if there[:EPOCH_LENGTH] == token[:EPOCH_LENGTH] and there[:TOKEN_LENGTH] > token:
+            token, stored = there[:TOKEN_LENGTH], 0
+        former = b""
+        if soft == b"1":
+            former = there[TOKEN_LENGTH if token == there[:TOKEN_LENGTH] else 0 :][: 8 * TOKEN_LENGTH]
+        self._set(name, token + former, b"PX", milliseconds)
+        return stored
 
 
 def read_commands(data: bytes) -> list[Command]:
@@ -344,10 +393,9 @@ class Tokens:
         return (b"t%d" % self._count).ljust(length, b".")
 
 
-_SCRIPT_NAMES: Final = {
+_SCRIPT_NAMES: Final[dict[str, str]] = {
     layout._WRITE_IF_FENCED: "WRITE-IF-FENCED",
-    layout._ANNOUNCE: "ANNOUNCE",
-    layout._PUT_IF_ANNOUNCED: "PUT-IF-ANNOUNCED",
+    layout._PUT_IN_TIME: "PUT-IN-TIME",
     layout._TAKE_LEASE: "TAKE-LEASE",
     layout._EXTEND_LEASE: "EXTEND-LEASE",
     layout._RELEASE_LEASE: "RELEASE-LEASE",

@@ -33,6 +33,7 @@ class Task:
     """
 
     __slots__ = (
+        "behalf",
         "cancelled",
         "cancelling",
         "context",
@@ -44,17 +45,23 @@ class Task:
         "name",
         "operation",
         "owner",
+        "port",
+        "quiet",
         "result",
         "then",
         "turn",
     )
 
-    def __init__(self, owner: object, coroutine: Coroutine[Any, Any, Any], name: str, fixed: bool) -> None:
+    def __init__(
+        self, owner: object, coroutine: Coroutine[Any, Any, Any], name: str, *, fixed: bool, quiet: bool
+    ) -> None:
         self.owner = owner
         self.coroutine = coroutine
         self.name = name
         self.fixed = fixed
         """Whether nobody can cancel it, as if it were a thread."""
+        self.quiet = quiet
+        """Whether it goes on as long as anything happens, and nobody waits for its end."""
         self.context: Context = copy_context()
         self.turn = 0
         self.idle = False
@@ -66,6 +73,10 @@ class Task:
         self.then: list[Callable[[], object]] = []
         self.operation: Any = None
         """What the task is at, for whoever writes the history."""
+        self.behalf: Any = None
+        """What another task is at that waits for this one."""
+        self.port: Any = None
+        """What it takes its steps over, for those who are not told."""
 
 
 @types.coroutine
@@ -90,12 +101,22 @@ class Scheduler:
         self.tasks: list[Task] = []
         self.steps = 0
         self._ready: list[Task | Callable[[], object]] = []
-        self._timers: list[tuple[float, int, Task | Callable[[], object], int]] = []
+        self._timers: list[tuple[float, int, Task | Callable[[], object], int, bool]] = []
         self._order = 0
+        self._quiet = False
 
-    def spawn(self, owner: object, coroutine: Coroutine[Any, Any, Any], name: str, *, fixed: bool = False) -> Task:
+    def spawn(
+        self,
+        owner: object,
+        coroutine: Coroutine[Any, Any, Any],
+        name: str,
+        *,
+        fixed: bool = False,
+        quiet: bool = False,
+    ) -> Task:
         """Start a task. It sees the context variables of whoever starts it."""
-        task = Task(owner, coroutine, name, fixed)
+        task = Task(owner, coroutine, name, fixed=fixed, quiet=quiet)
+        self._quiet = self._quiet or quiet
         self.tasks.append(task)
         self._ready.append(task)
         return task
@@ -110,12 +131,15 @@ class Scheduler:
     def wake_after(self, seconds: float) -> None:
         """Wake the running task from its next standstill when so much time has passed, if it still stands then."""
         assert self.current is not None
-        self._set_timer(seconds, self.current, self.current.turn)
+        self._set_timer(seconds, self.current, self.current.turn, self.current.quiet)
 
-    def later(self, seconds: float, action: Callable[[], object]) -> None:
-        """Do something that is nobody's task: what is on its way arrives, though its sender be gone."""
+    def later(self, seconds: float, action: Callable[[], object], *, quiet: bool = False) -> None:
+        """Do something that is nobody's task: what is on its way arrives, though its sender be gone.
+
+        What is ``quiet`` matters only as long as something else happens.
+        """
         if seconds > 0:
-            self._set_timer(seconds, action, 0)
+            self._set_timer(seconds, action, 0, quiet)
         else:
             self._ready.append(action)
 
@@ -136,6 +160,8 @@ class Scheduler:
         ready, timers, random = self._ready, self._timers, self.random
         while ready or timers:
             if not ready:
+                if self._quiet and not self._awaits_anything():
+                    return
                 self._pass_time()
                 continue
             count = len(ready)
@@ -154,7 +180,7 @@ class Scheduler:
 
     def unfinished(self) -> list[Task]:
         """The tasks that will wait for ever, when nothing is left that could happen."""
-        return [task for task in self.tasks if not task.ended]
+        return [task for task in self.tasks if not (task.ended or task.quiet)]
 
     def close(self) -> None:
         """Let go of whatever has not come to its end."""
@@ -184,7 +210,7 @@ class Scheduler:
                 task.idle = True
             elif request > 0:
                 task.idle = True
-                self._set_timer(request, task, task.turn)
+                self._set_timer(request, task, task.turn, task.quiet)
             else:
                 self._ready.append(task)
             return
@@ -199,14 +225,21 @@ class Scheduler:
             task.idle = False
             self._ready.append(task)
 
-    def _set_timer(self, seconds: float, item: Task | Callable[[], object], turn: int) -> None:
+    def _set_timer(self, seconds: float, item: Task | Callable[[], object], turn: int, quiet: bool) -> None:
         self._order += 1
-        heappush(self._timers, (self.now + seconds, self._order, item, turn))
+        heappush(self._timers, (self.now + seconds, self._order, item, turn, quiet))
+
+    def _awaits_anything(self) -> bool:
+        """Whether something is to happen that is not quiet."""
+        return any(
+            not quiet and (type(item) is not Task or (item.idle and item.turn == turn and not item.ended))
+            for _, _, item, turn, quiet in self._timers
+        )
 
     def _pass_time(self) -> None:
         """Go to the next moment at which something happens."""
         timers = self._timers
-        when, _, item, turn = heappop(timers)
+        when, _, item, turn, _ = heappop(timers)
         if type(item) is Task and (item.ended or not item.idle or item.turn != turn):
             return  # it was woken by something else
         self.now = when
@@ -215,7 +248,7 @@ class Scheduler:
         else:
             self._ready.append(item)
         while timers and timers[0][0] <= when:
-            _, _, item, turn = heappop(timers)
+            _, _, item, turn, _ = heappop(timers)
             if type(item) is Task:
                 self._wake(item, turn)
             else:

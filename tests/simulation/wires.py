@@ -3,8 +3,8 @@
 A batch is on its way for a while, and so are its replies, in pieces; either may be lost, and then the sender hears
 nothing until its patience ends. What was sent arrives even if the sender is gone by then. Commands of other senders may
 come between those of a batch. The server may close a connection behind a batch, and one that fails takes all of its
-connections with it. The link before all this is the real one, and so are its lanes, the breaker, and the rounds of the
-prober.
+connections with it; who stands between may close one, and let what was sent arrive all the same. The link before all
+this is the real one, and so are its lanes, the breaker, and the rounds of the prober.
 """
 
 from __future__ import annotations
@@ -15,23 +15,29 @@ from functools import partial
 from queue import SimpleQueue
 from random import Random
 from types import SimpleNamespace
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from redis.exceptions import ResponseError
 
+from fast_cache.backends.redis.batch import Packet
 from fast_cache.backends.redis.breaker import Breaker, Prober
+from fast_cache.backends.redis.deadlines import ServerClock, time_left
 from fast_cache.backends.redis.fleet import Fleet, Where
 from fast_cache.backends.redis.invalidations import Invalidations
-from fast_cache.backends.redis.lane import TaskLane, _TaskWire
+from fast_cache.backends.redis.lane import Connected, TaskLane, _TaskWire
 from fast_cache.backends.redis.lanes import Lanes
 from fast_cache.backends.redis.layout import Layout
 from fast_cache.backends.redis.link import Link
 from fast_cache.backends.redis.resp import Command, Parser, Reply
+from fast_cache.backends.redis.watch import Watch
 from fast_cache.errors import BackendUnavailable
 from fast_cache.ports import Port
 from tests.simulation.history import History
 from tests.simulation.redis_model import Server, read_commands, shown, written
 from tests.simulation.scheduler import Scheduler, Task, park, sleep
+
+if TYPE_CHECKING:
+    from tests.simulation.channel import Feed
 
 PATIENCE: Final = 0.5
 """For how many seconds a client waits for the server."""
@@ -65,6 +71,9 @@ class Network:
         """How likely a batch is to be lost; replies are as likely, and so is a connection that is closed behind it."""
         self._promptly = 0.5 if slow else 0.8
         self.connections: list[Connection] = []
+        self.feeds: list[Feed] = []
+        self.deaf: set[str] = set()
+        """The processes whose channels nothing comes through."""
 
     def delay(self) -> float:
         """Often none; now and then longer than anybody waits."""
@@ -79,6 +88,13 @@ class Network:
         connections, self.connections = self.connections, []
         for connection in connections:
             connection.end(at_once=self.random() < 0.5)
+        for feed in self.feeds:
+            feed.ended()
+
+    def release(self) -> None:
+        """What was held up comes through."""
+        for feed in list(self.feeds):
+            feed.release()
 
 
 class Connection:
@@ -93,6 +109,8 @@ class Connection:
         self.abandoned = False
         """Whether nobody listens here any more."""
         self.proven = False
+        self.cut: int | None = None
+        """When the server ended it."""
         self._writer: Any = SimpleNamespace(transport=self)
         self._reader: Any = None
         self._protocol: Any = None
@@ -141,7 +159,7 @@ class Connection:
         if self.open:
             _Exchange(self, read_commands(data)).send()
         else:
-            self.network.scheduler.later(self.network.delay(), self._ended)
+            self.find_ended()
 
     def receive(self, data: bytes) -> None:
         """Something has come, of which there may be more."""
@@ -155,11 +173,16 @@ class Connection:
             self._replies += self._parser.take()
             self._heard()
 
+    def find_ended(self) -> None:
+        """Whoever sends something finds that it has ended."""
+        self.network.scheduler.later(self.network.delay(), self._ended)
+
     def end(self, *, at_once: bool) -> None:
         """The server closes it; if not ``at_once``, that is noticed by whoever sends something."""
         self.open = False
+        self.cut = self.network.history.next()
         if at_once:
-            self.network.scheduler.later(self.network.delay(), self._ended)
+            self.find_ended()
 
     def _ended(self) -> None:
         if self.abandoned or not self.owner.alive:
@@ -193,6 +216,9 @@ class _Exchange:
             self.closes = True
         way = network.delay()
         if way or network.random() < 0.7:
+            if way and network.loss and network.random() < network.loss:
+                self.tell("goes on, and finds its connection closed")
+                self._connection.end(at_once=True)
             network.scheduler.later(way, partial(self.arrive, 0))
         else:
             self.arrive(0)
@@ -231,6 +257,7 @@ class _Exchange:
             self.tell("gets a reply that is lost")
             return
         self._connection.proven = True
+        network.server.tell()
         data = b"".join(map(written, replies))
         delay = network.delay()
         if delay or network.random() < 0.5:
@@ -324,6 +351,31 @@ class SimulatedFuture:
         return self._result
 
 
+class SimulatedHeld(SimulatedFuture):
+    """What the sender of deadlines waits for: see the lane's."""
+
+    __slots__ = ("_packet",)
+
+    def __init__(self, packet: Packet, loop: SimulatedLoop) -> None:
+        super().__init__(loop._scheduler)
+        self._packet = packet
+
+    def __await__(self) -> Generator[None, None, Any]:
+        cancelled: CancelledError | None = None
+        while not self._done:
+            self._wake = self._scheduler.waker()
+            try:
+                yield None
+            except CancelledError as error:
+                if not time_left(self._packet):
+                    self._done = True
+                    raise
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        return (yield from super().__await__())
+
+
 class SimulatedLoop:
     """What a lane asks of its event loop. Nothing happens here any more when the process is dead."""
 
@@ -366,6 +418,13 @@ class SimulatedProber(Prober):
         self._ended(bell)
 
 
+class NoWatch(Watch):
+    """Nobody is idle here for long."""
+
+    def awake(self) -> None:
+        pass
+
+
 class SimulatedFleet(Fleet):
     """The real lanes, in several sets. Everybody awaits, also those who stand for threads."""
 
@@ -396,6 +455,7 @@ class SimulatedLink(Link):
         self.network = network
         self.owner = owner
         self._prober = SimulatedProber(self, self._breaker, port)
+        self._watch = NoWatch(invalidations, self._look)
         self.lanes = SimulatedFleet(self, SimulatedLoop(network.scheduler, owner))
         self._fleet = self.lanes
 
@@ -406,7 +466,7 @@ class SimulatedLink(Link):
             lane = lanes.lane_for([("PING",)])
             connection = Connection(self.network, self.owner)
             connection.proven = True
-            lane._wire = _TaskWire(lane, connection)
+            lane._wire = _TaskWire(lane, Connected(connection, ServerClock()))
             lane._wire.proven = True
 
     def busy(self) -> int:

@@ -16,30 +16,38 @@ from typing import Any, Final, TypeVar
 from unittest.mock import patch
 
 from fast_cache.backends.base import CacheBackend
-from fast_cache.backends.memory import MemoryStore
+from fast_cache.backends.channel import Channel, Listener
+from fast_cache.backends.layered import LayeredBackend
+from fast_cache.backends.layered.store import _OWN
+from fast_cache.backends.memory import InMemoryBackend, MemoryStore
+from fast_cache.backends.redis.backend import RedisBackend
+from fast_cache.backends.redis.calls import RedisCalls
+from fast_cache.backends.redis.changes import Changes
 from fast_cache.backends.redis.invalidations import Invalidations
 from fast_cache.backends.redis.keeper import HeldLease, Keeper
 from fast_cache.backends.redis.layout import Layout
+from fast_cache.backends.redis.reclaim import Reclaimer
 from fast_cache.backends.redis.store import RedisStore
-from fast_cache.backends.store import Address, Store, Terms
+from fast_cache.backends.store import NO_SHELF, Address, Store, Terms
 from fast_cache.background import AtEnd, Background, Job
 from fast_cache.batches import Batch, ElementCall
 from fast_cache.current import CurrentLoad
 from fast_cache.entry import MISSING, MissingType
 from fast_cache.errors import BackendError
 from fast_cache.flow import Call, answer, invalidate, invalidate_tags, refresh
-from fast_cache.freshness import Found, Life
+from fast_cache.freshness import Found, Freshness, Life
 from fast_cache.once import Health
 from fast_cache.outcome import Outcome
 from fast_cache.policy import CachePolicy
 from fast_cache.ports import AsyncioPort, Places, Port, _pass_on
 from fast_cache.single_flight import Flight, Flights, Gone, Signal, innermost
 from fast_cache.stats import FunctionStats
-from tests.simulation.history import History, Kind, Load, Operation
-from tests.simulation.plan import KEYS, Actor, Backend, Fate, Flavour, Plan, Step
+from tests.simulation.channel import SimulatedHearing
+from tests.simulation.history import Hearsay, History, Kind, Load, Operation
+from tests.simulation.plan import KEYS, STALENESS, Actor, Backend, Fate, Flavour, Plan, Step
 from tests.simulation.redis_model import Server, Tokens
 from tests.simulation.scheduler import BEGINNING, Endless, Scheduler, Task, park, sleep
-from tests.simulation.wires import Network, SimulatedLink
+from tests.simulation.wires import Network, SimulatedHeld, SimulatedLink
 
 T = TypeVar("T")
 
@@ -112,6 +120,7 @@ class SimulatedPort(AsyncioPort):
             return False  # there are too many already
         task = self.scheduler.spawn(self.process, job(), "background", fixed=self.threaded)
         task.then.append(at_end)
+        task.port = self
         self.loop.tasks.append(task)
         return True
 
@@ -119,7 +128,10 @@ class SimulatedPort(AsyncioPort):
         return self.loop.is_closed
 
     async def finish(self, step: Coroutine[Any, Any, T], at_end: Callable[[], None]) -> T:
+        waiting = self.scheduler.current
         task = self.scheduler.spawn(self.process, step, "finish")
+        task.behalf = None if waiting is None else waiting.operation or waiting.behalf
+        task.port = self
         self.loop.tasks.append(task)
         task.then += [at_end, self.scheduler.waker()]
         await park()
@@ -291,16 +303,106 @@ class SimulatedMemory(MemoryStore):
         await _pause(port)
         return stored
 
-    async def delete_tagged(self, port: Port, tags: Sequence[str]) -> None:
+    async def delete_tagged(self, port: Port, tags: Sequence[str], *, soft: bool = False) -> None:
         await _pause(port)
-        await super().delete_tagged(port, tags)
+        await super().delete_tagged(port, tags, soft=soft)
         await _pause(port)
 
-    def put(self, key: Address, value: Any, life: Life, flight: Flight | None = None, tags: Sequence[str] = ()) -> bool:
-        stored = super().put(key, value, life, flight, tags)
+    def put(
+        self,
+        key: Address,
+        value: Any,
+        life: Life,
+        flight: Flight | None = None,
+        tags: Sequence[Hashable] = (),
+        groups: Sequence[str] = (),
+    ) -> bool:
+        stored = super().put(key, value, life, flight, tags, groups)
         if stored:
             self._world.history.kept(value, life.fresh)
         return stored
+
+
+class Idle(Reclaimer):
+    """Nothing is reclaimed: threads are not simulated, and what is dead is never read."""
+
+    def begin(self) -> None:
+        pass
+
+
+class NearMemory(SimulatedMemory):
+    """Local memory before another store. What it holds of its own accord is written down, beside the copies."""
+
+    def __init__(self, world: World, process: str, max_size: int) -> None:
+        super().__init__(world, max_size)
+        self._process = process
+
+    def hold(
+        self, key: Address, found: Found, kept: float, due: float, fill: Flight, ends_with: Sequence[Hashable]
+    ) -> bool:
+        held = super().hold(key, found, kept, due, fill, ends_with)
+        if held and found.version == _OWN:
+            history = self._world.history
+            history.kept(found.value, kept)
+            history.hearsay[self._process].alone.setdefault((str(key), found.value), []).append(history.next())
+            if history.told:
+                history.tell(f"{self._process} keeps {found.value} of {key}, while the store is away")
+        return held
+
+
+class Near(InMemoryBackend):
+    """The backend of local memory before another one."""
+
+    def __init__(self, memory: NearMemory) -> None:
+        super().__init__("sim")
+        self._store = memory
+
+
+class FarStore(RedisStore):
+    """Notes when Redis answered."""
+
+    hearsay: Hearsay
+    history: History
+
+    async def read(self, port: Port, key: str, terms: Terms) -> Found | MissingType:
+        return self._noted(await super().read(port, key, terms))
+
+    async def capture(self, port: Port, key: str, terms: Terms, *, replace: bool) -> tuple[Found | MissingType, object]:
+        return self._noted(await super().capture(port, key, terms, replace=replace))
+
+    async def claim(
+        self, port: Port, flight: Flight, terms: Terms, *, replace: bool
+    ) -> tuple[Found | MissingType, object, float | None]:
+        return self._noted(await super().claim(port, flight, terms, replace=replace))
+
+    async def confirm(self, port: Port, key: str, version: bytes, tags: Sequence[bytes]) -> float | None:
+        return self._noted(await super().confirm(port, key, version, tags))
+
+    def _noted(self, answer: T) -> T:
+        self.hearsay.answers.append(self.history.next())
+        return answer
+
+
+class Far(RedisBackend):
+    """The backend of Redis behind local memory, of parts that are there already."""
+
+    def __init__(self, process: Process, layout: Layout) -> None:
+        assert process.link is not None
+        assert process.keeper is not None
+        assert process.redis is not None
+        self.namespace = "sim"
+        self._process = process
+        self._layout = layout
+        self._link, self._keeper, self._store = process.link, process.keeper, process.redis
+        self._calls = RedisCalls(self, process.redis, process.link, layout, Changes(layout, 1000, 1000), _LONGEST)
+
+    def engine_channel(self, listener: Listener, *, how: str | None, staleness: float) -> Channel:
+        process, world = self._process, self._process.world
+        port = ThreadPort(world, process)
+        process.hearing = SimulatedHearing(
+            port, process, world.network, self._link, self._layout, listener, how=how, staleness=staleness
+        )
+        return process.hearing
 
 
 async def _pause(port: Port) -> None:
@@ -437,11 +539,25 @@ class Process:
         self.link: SimulatedLink | None = None
         self.keeper: SimulatedKeeper | None = None
         self.dict: SlowDict | None = None
+        self.layered: LayeredBackend | None = None
+        self.hearing: SimulatedHearing | None = None
         self.store: Store = self._store()
+        self.texts = self.store.texts
+        """What is looked into at a glance."""
+        if self.layered is not None:
+            self.store.watch(self.look_again)
         self.store.health = Witness(world, self.name)
         self.store.flights = WatchedFlights(world, self.name)
         self._rest = self.store.rest
         self.store.rest = self.rest  # type: ignore[method-assign]
+
+    def look_again(self) -> None:
+        """Copies are believed, or no longer."""
+        self.texts = self.store.texts
+        history = self.world.history
+        history.hearsay[self.name].sure.append((history.next(), self.texts is not NO_SHELF))
+        if history.told:
+            history.tell(f"{self.name} {'believes' if self.texts is not NO_SHELF else 'no longer believes'} its copies")
 
     def rest(self, key: Address, seconds: float) -> None:
         """Stands in for the method of the store."""
@@ -462,8 +578,23 @@ class Process:
         if world.random() < 0.7:
             self.link.warm_up()
         self.keeper = SimulatedKeeper(world, self, layout)
-        self.redis = RedisStore("Redis", self.link, layout, self.keeper, longest=_LONGEST, largest=1_000_000)
-        return self.redis
+        kind = FarStore if world.plan.backend is Backend.LAYERED else RedisStore
+        self.redis = kind(
+            "Redis", self.link, layout, self.keeper, Idle(self.link, layout), longest=_LONGEST, largest=1_000_000
+        )
+        return self._two_tiers(layout) if isinstance(self.redis, FarStore) else self.redis
+
+    def _two_tiers(self, layout: Layout) -> Store:
+        world, far = self.world, self.redis
+        assert isinstance(far, FarStore)
+        far.health = Witness(world, self.name)
+        far.history, far.hearsay = world.history, Hearsay()
+        world.history.hearsay[self.name] = far.hearsay
+        near = Near(NearMemory(world, self.name, 1 if world.plan.full else 100))
+        self.layered = LayeredBackend(near, Far(self, layout), max_staleness=STALENESS)
+        if self.hearing is not None and world.random() < 0.7:
+            self.hearing.awake()
+        return self.layered.engine_store()
 
 
 class World:
@@ -505,12 +636,13 @@ class World:
     def dissolve(self) -> None:
         """Break the cycles of references, when everything has been looked at: garbage is slow to find."""
         for process in self.processes:
-            process.store.__dict__.clear()
-            process.__dict__.clear()
+            for part in (process.store, process.redis, process.layered, process.hearing, process):
+                if part is not None:
+                    part.__dict__.clear()
         for task in self.scheduler.tasks:
             task.then.clear()
-        for part in (self.server, self.network, self.scheduler, self.history, self):
-            part.__dict__.clear()
+        for each in (*self.network.feeds, self.server, self.network, self.scheduler, self.history, self):
+            each.__dict__.clear()
 
     async def pause(self) -> None:
         """Let others go on; mostly for no time at all."""
@@ -521,8 +653,9 @@ class World:
         """A step of a store failed."""
         self.history.trouble(process, step, error)
         task = self.scheduler.current
-        if task is not None and task.operation is not None:
-            task.operation.failed = True
+        operation = None if task is None else task.operation or task.behalf
+        if operation is not None and step != "tell":  # which is about others who can't track, and here all do
+            operation.failed = True
 
     def _spawn(self, process: Process, actor: Actor, name: str) -> None:
         fixed = actor.flavour is not Flavour.TASK
@@ -558,12 +691,15 @@ class World:
         self._settle("at the end")
 
     async def _knock(self, process: Process) -> None:
-        for _ in range(5):
+        store = process.redis or process.store
+        for _ in range(20):  # where it takes long to connect, several in turn may be too late
             try:
-                await process.store.read(SimulatedPort(self, process), KEYS[0], Terms(process.policy.codec))
+                await store.read(SimulatedPort(self, process), KEYS[0], Terms(process.policy.codec))
             except BackendError:
                 await sleep(1.0)
             else:
+                if process.layered is not None:
+                    await sleep(STALENESS + 1.0)  # until everybody has heard of what was owed
                 return
         self.hanging.append(f"{process.name} does not come back to a server that works")
 
@@ -575,15 +711,15 @@ class World:
         for step in actor.steps:
             await sleep(step.pause) if step.pause else await self.pause()
             task.operation = operation = self._operation(process, actor, step)
-            port = _PORTS[actor.flavour](self, process, actor.loop)
+            port = task.port = _PORTS[actor.flavour](self, process, actor.loop)
             port.loop.callers.append(task)
             await self._carry_out(process, port, operation)
             port.loop.callers.remove(task)
             task.operation = None
 
     def _operation(self, process: Process, actor: Actor, step: Step) -> Operation:
-        of_one = step.kind in (Kind.CALL, Kind.REFRESH, Kind.INVALIDATE, Kind.PUT)
-        operation = Operation(step.kind, process.name, step.key if of_one else None, process.policy.freshness)
+        freshness = Freshness() if step.kind is Kind.GET else process.policy.freshness
+        operation = Operation(step.kind, process.name, step.key if step.kind in _OF_ONE else None, freshness)
         operation.tags = step.tags
         operation.detachable = step.detachable
         operation.waits = actor.flavour is not Flavour.THREAD_OF_LOOP
@@ -595,7 +731,7 @@ class World:
 
     async def _carry_out(self, process: Process, port: SimulatedPort, operation: Operation) -> None:
         history, judged = self.history, operation.parts or (operation,)
-        if operation.kind in (Kind.INVALIDATE, Kind.PUT, Kind.CLEAR, Kind.INVALIDATE_TAGS):
+        if operation.kind in _CHANGING:
             for key in self._changed(operation):
                 self.versions[key] += 1
                 operation.versions[key] = self.versions[key]
@@ -625,9 +761,9 @@ class World:
         return self.plan.keys if operation.key is None else (operation.key,)
 
     async def _do_call(self, process: Process, port: SimulatedPort, operation: Operation) -> None:
-        if process.memory is not None:
+        if process.store.slotted:
             # As the wrapper does before it asks the flow.
-            entry = process.memory.texts.table.get(operation.key)
+            entry = process.texts.table.get(operation.key)
             if entry is not None:
                 await port.pause()
                 value = entry.value
@@ -671,6 +807,8 @@ class World:
             await port.pause()
             process.memory.put(key, number, Life(expire))
             await port.pause()
+        elif process.layered is not None:
+            await process.layered.aset(str(key), number, expire)
         elif process.redis is not None:
             await self._try(process, "put", process.redis.put(port, str(key), number, expire))
         elif process.dict is not None:
@@ -681,10 +819,23 @@ class World:
             await port.pause()
             process.memory.clear()
             await port.pause()
+        elif process.layered is not None:
+            await process.layered.aclear()
         elif process.redis is not None:
             await self._try(process, "clear", process.redis.clear(port))
         elif process.dict is not None:
             await self._try(process, "clear", process.dict.aclear())
+
+    async def _do_get(self, process: Process, port: SimulatedPort, operation: Operation) -> None:
+        """Get a value by hand."""
+        assert process.layered is not None
+        await port.pause()
+        operation.value = await process.layered.aget(str(operation.key), MISSING)
+
+    async def _do_delete(self, process: Process, port: SimulatedPort, operation: Operation) -> None:
+        """Delete a value by hand."""
+        assert process.layered is not None
+        await process.layered.adelete(str(operation.key))
 
     async def _try(self, process: Process, step: str, doing: Awaitable[object]) -> None:
         try:
@@ -822,10 +973,23 @@ class World:
                 self.server.silent = True
                 await sleep(0.4 + self.random())
                 self.server.silent = False
+                self.network.release()
             elif blow.fate is Fate.READ_ONLY:
                 self.server.read_only = True
                 await sleep(0.4 + self.random())
                 self.server.read_only = False
+            elif blow.fate is Fate.FLUSH:
+                self.server.flush()
+                self.history.disturb(None, None)
+            elif blow.fate is Fate.DEAF:
+                self.network.deaf.add(process.name)
+                await sleep(0.1 + self.random() * 2 * STALENESS)
+                self.network.deaf.discard(process.name)
+                self.network.release()
+            elif blow.fate is Fate.CUT:
+                for feed in list(self.network.feeds):
+                    if feed.owner is process:
+                        feed.cut(at_once=self.random() < 0.5)
 
     async def _change(self) -> None:
         """Wait for a moment at which there is something to lose, if one comes soon."""
@@ -851,12 +1015,17 @@ class World:
         self.scheduler.cancel(task)
 
 
+_OF_ONE: Final = (Kind.CALL, Kind.REFRESH, Kind.INVALIDATE, Kind.PUT, Kind.GET, Kind.DELETE)
+_CHANGING: Final = (Kind.INVALIDATE, Kind.PUT, Kind.CLEAR, Kind.INVALIDATE_TAGS, Kind.DELETE)
+
 _STEPS: Final[dict[Kind, Callable[[World, Process, SimulatedPort, Operation], Awaitable[None]]]] = {
     Kind.CALL: World._do_call,
     Kind.REFRESH: World._do_refresh,
     Kind.INVALIDATE: World._do_invalidate,
     Kind.PUT: World._do_put,
     Kind.CLEAR: World._do_clear,
+    Kind.GET: World._do_get,
+    Kind.DELETE: World._do_delete,
     Kind.INVALIDATE_TAGS: World._do_invalidate_tags,
     Kind.BATCH: World._do_batch,
     Kind.REFRESH_BATCH: World._do_batch,
@@ -877,6 +1046,15 @@ _world: World | None = None
 
 def _monotonic() -> float:
     return BEGINNING if _world is None else _world.scheduler.now
+
+
+class _Caller:
+    """The port of whoever is running, for those who take the one of the event loop."""
+
+    def __getattr__(self, name: str) -> Any:
+        assert _world is not None
+        assert _world.scheduler.current is not None
+        return getattr(_world.scheduler.current.port, name)
 
 
 class _Chance:
@@ -900,13 +1078,20 @@ def virtual() -> Iterator[None]:
     """The engine reads the clock, draws lots and talks over the network of whichever world is running."""
     tokens = Tokens()
     replaced: dict[str, object] = {
+        "fast_cache.backends.layered.backend.ASYNCIO": _Caller(),
+        "fast_cache.backends.layered.store.monotonic": _monotonic,
         "fast_cache.backends.memory.monotonic": _monotonic,
+        "fast_cache.backends.redis.backend.ASYNCIO": _Caller(),
+        "fast_cache.backends.redis.hearing.monotonic": _monotonic,
         "fast_cache.backends.store.monotonic": _monotonic,
         "fast_cache.backends.ten_methods.time": _monotonic,
         "fast_cache.ports.monotonic": _monotonic,
         "fast_cache.freshness.random": _Chance(),
         "fast_cache.flow.warn_once": _say_nothing,
+        "fast_cache.backends.redis.deadlines.monotonic": _monotonic,
         "fast_cache.backends.redis.keeper.monotonic": _monotonic,
+        "fast_cache.backends.redis.lane.Held": SimulatedHeld,
+        "fast_cache.backends.redis.link.monotonic": _monotonic,
         "fast_cache.backends.redis.store.new_token": tokens,
         "fast_cache.backends.redis.store.new_epoch": tokens.epoch,
         "fast_cache.backends.ten_methods.secrets": SimpleNamespace(token_bytes=tokens.plain),
