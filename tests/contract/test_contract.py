@@ -16,10 +16,12 @@ import redis
 import redis.asyncio
 
 from examples.sqlite_backend import SQLiteBackend
-from fast_cache import CacheBackend, InMemoryBackend, PickleSerializer, RedisBackend
+from fast_cache import CacheBackend, InMemoryBackend, LayeredBackend, PickleSerializer, RedisBackend
 from fast_cache.durations import Duration, optional_seconds
 from fast_cache.testing import BackendContract
+from tests.support.deployments import WITHOUT_SCRIPTS, add_user
 from tests.support.redis_cluster import RedisCluster
+from tests.support.redis_server import RedisServer
 
 _numbers = itertools.count()
 
@@ -67,6 +69,16 @@ class TestRedisBackendThatSignsAndCompressesEverything(BackendContract):
         return RedisBackend(self.url, namespace=new_namespace(), serializer=signed, compress_above=1, timeout=10)
 
 
+class TestRedisBackendWithoutScripts(BackendContract):
+    @pytest.fixture(autouse=True)
+    def server(self, redis_server: RedisServer, redis_url: str) -> None:
+        add_user(redis_server, "scriptless", "secret", *WITHOUT_SCRIPTS)
+        self.url = redis_url.replace("//", "//scriptless:secret@")
+
+    def make_backend(self) -> CacheBackend:
+        return RedisBackend(self.url, namespace=new_namespace(), timeout=10)
+
+
 class TestRedisBackendOverACluster(BackendContract):
     @pytest.fixture(autouse=True)
     def cluster(self, redis_cluster: RedisCluster) -> None:
@@ -110,6 +122,30 @@ class TestRedisBackendOverTheUsersAsyncClient(BackendContract):
 
     def make_backend(self) -> CacheBackend:
         return OverAsyncClient(redis.asyncio.Redis.from_url(self.url))
+
+
+class TestLayeredBackend(BackendContract):
+    @pytest.fixture(autouse=True)
+    def server(self, redis_url: str) -> None:
+        self.url = redis_url
+
+    def make_backend(self) -> CacheBackend:
+        return LayeredBackend(l2=RedisBackend(self.url, namespace=new_namespace(), timeout=10))
+
+
+class TestLayeredBackendWithCopies(BackendContract):
+    @pytest.fixture(autouse=True)
+    def server(self, redis_url: str) -> None:
+        self.url = redis_url
+
+    def make_backend(self) -> CacheBackend:
+        far = RedisBackend(self.url, namespace=new_namespace(), timeout=10)
+        return LayeredBackend(l1=InMemoryBackend(copy=True), l2=far, coherence="pubsub")
+
+
+class TestLayeredBackendOverTenMethods(BackendContract):
+    def make_backend(self) -> CacheBackend:
+        return LayeredBackend(l2=DictBackend())
 
 
 class TestSQLiteBackend(BackendContract):

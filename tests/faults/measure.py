@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.benchmarks.report import Options, Table
-from tests.faults import faults
+from tests.faults import faults, residue
 from tests.faults.faults import TIMEOUT, Ground
 from tests.faults.shop import EACH, MODES, WAYS, Mode, Shop
 from tests.faults.storm import DELAY, storm
@@ -110,7 +110,7 @@ class Figures:
 
 
 def run(options: Options) -> Iterator[Table]:
-    """What each fault costs, and a storm of cancellations.
+    """What each fault costs, what a failover loses, and a storm of cancellations.
 
     Raises:
         AssertionError: a request failed, or was served something stale.
@@ -136,6 +136,7 @@ def run(options: Options) -> Iterator[Table]:
         ],
         words=True,
     )
+    yield residue.table(residue.CASES[1:2] if options.quick else residue.CASES)
     if not options.quick:
         with Ground() as ground:
             ground.proxy.delay(to_server=DELAY, to_client=DELAY)

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from fast_cache import RedisBackend
-from tests.faults.faults import LENIENT, Ground
-from tests.faults.shop import CHANGING, WAYS, Mode, Shop, Way, in_both_modes, until
+from fast_cache.backends.redis.reclaim import Reclaimer
+from fast_cache.backends.redis.watch import Watch
+from fast_cache.testing import PATIENCE
+from tests.faults.faults import LENIENT, Ground, refused
+from tests.faults.shop import CHANGING, STEADY, WAYS, Mode, Shop, Way, in_both_modes, until
 from tests.support.redis_server import RedisServer
 
 QUICK = ("--repl-diskless-sync-delay", "0")
@@ -39,7 +44,12 @@ def holds_what_was_invalidated(url: str, mode: Mode) -> bool:
 
 @both_ways_to_invalidate
 @in_both_modes
-def test_a_snapshot_that_revives_what_was_invalidated_before_the_crash(mode: Mode, step: str, ground: Ground) -> None:
+def test_a_snapshot_that_revives_what_was_invalidated_before_the_crash(
+    mode: Mode, step: str, ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It is told by who asks, and not sooner: nobody looks after the server, and nothing is reclaimed.
+    monkeypatch.setattr(Watch, "needed", lambda watch: False)
+    monkeypatch.setattr(Reclaimer, "needed", lambda reclaimer: False)
     with ground.shop(mode, callers=0, changes=False, timeout=5) as shop:
         for way in WAYS:
             for item in CHANGING:
@@ -167,3 +177,82 @@ def test_an_invalidation_that_was_confirmed_just_before_the_crash_is_told_again(
     asyncio.run(main())
     backend.close()
     another.close()
+
+
+@contextlib.contextmanager
+def idle_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop that runs, and has nothing to do but what is given to it."""
+    loop = asyncio.new_event_loop()
+    runs = threading.Thread(target=loop.run_forever, daemon=True)
+    runs.start()
+    yield loop
+    asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result(PATIENCE)
+    loop.call_soon_threadsafe(loop.stop)
+    runs.join(PATIENCE)
+    loop.close()
+
+
+@pytest.mark.parametrize("way", ["by a thread", "on a loop that goes on", "on a loop that ends"])
+def test_a_process_that_asks_nothing_more_tells_again_too(way: str, ground: Ground) -> None:
+    """Others must not be served what a snapshot revives, for longer than it takes to look."""
+    before, idle = (RedisBackend(ground.url, timeout=LENIENT) for _ in range(2))
+    other = RedisBackend(ground.server.url, timeout=LENIENT)
+    before.set("key", "old")
+    before.close()
+    ground.server.command("SAVE")
+    with contextlib.ExitStack() as stack:
+        if way == "by a thread":
+            assert idle.delete("key")
+        elif way == "on a loop that ends":
+            assert asyncio.run(idle.adelete("key"))
+        else:
+            assert asyncio.run_coroutine_threadsafe(idle.adelete("key"), stack.enter_context(idle_loop())).result()
+        with refused(ground):
+            ground.server.kill()
+            ground.server.start()
+            assert other.get("key") == "old", "the snapshot has it"
+        until(lambda: other.get("key") is None, "the server has been told again")
+        assert idle._link._invalidations.unsafe(), "for what it has confirmed is new"
+        idle.close()
+    other.close()
+
+
+@in_both_modes
+def test_what_was_deleted_by_its_prefix_is_told_again(mode: Mode, ground: Ground) -> None:
+    before, backend = (RedisBackend(ground.url, timeout=LENIENT) for _ in range(2))
+    before.set_many({"user:1": "old", "user:2": "old", "item:1": "kept"})
+    before.close()
+    ground.server.command("SAVE")
+    if mode == "sync":
+        assert backend.delete_match("user:") == 2
+    else:
+        assert asyncio.run(backend.adelete_match("user:")) == 2
+    ground.server.kill()
+    ground.server.start()
+    assert backend.get_many("user:1", "user:2", "item:1") == (None, None, "kept")
+    backend.close()
+
+
+@in_both_modes
+def test_an_outage_may_last_longer_than_invalidations_are_remembered(mode: Mode, ground: Ground) -> None:
+    """As a failover does, where Sentinels wait for long before they believe that a master is away."""
+    passed = 0.0
+    with ground.shop(mode, callers=0, changes=False) as shop:
+        invalidations = shop.backend._link._invalidations
+        invalidations._clock = lambda: time.monotonic() + passed
+        for way in WAYS:
+            for item in CHANGING:
+                shop.ask(way, item)
+        ground.server.command("SAVE")
+        shop.change_all()
+        ground.server.kill()
+        shop.ask(WAYS[0], STEADY[0])
+        shop.until_away()
+        passed += 600
+        ground.server.start()
+        shop.until_cached()
+        asked = shop.asked.copy()
+        for way in WAYS:
+            for item in CHANGING:
+                shop.ask(way, item)
+        assert (shop.asked - asked).total() == len(WAYS) * len(CHANGING)

@@ -11,16 +11,16 @@ _ITEMS: Final = 32
 
 
 class Truth:
-    """Versions of items, in a file where other processes are to see them; one process changes them."""
+    """Versions of items, in a file where other processes are to see them; one process changes each of them."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, items: int = _ITEMS) -> None:
         if path is None:
-            self._memory = mmap.mmap(-1, 8 * _ITEMS)
+            self._memory = mmap.mmap(-1, 8 * items)
         else:
             path.touch()
             with path.open("r+b") as file:
-                file.truncate(8 * _ITEMS)
-                self._memory = mmap.mmap(file.fileno(), 8 * _ITEMS)
+                file.truncate(8 * items)
+                self._memory = mmap.mmap(file.fileno(), 8 * items)
         self._versions = memoryview(self._memory).cast("q")
         self._lock = threading.Lock()
 
@@ -33,3 +33,7 @@ class Truth:
         with self._lock:
             self._versions[item] += 1
             return self._versions[item]
+
+    def note(self, item: int, version: int) -> None:
+        """This is the latest version now."""
+        self._versions[item] = version
