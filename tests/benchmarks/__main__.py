@@ -1,7 +1,7 @@
 """``python -m tests.benchmarks [scenario ...]``: measure, print a table for each scenario, and on request publish.
 
 ``--write-readme`` runs every scenario in full, puts the tables into the README and draws the chart. Who survives what
-has a block of its own there, which ``survival --write-readme`` writes alone; so have the faults of Redis.
+has a block of its own there, which ``survival --write-readme`` writes alone; so have the others of ``APART``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.benchmarks import expiry, hit_ratio, memory_hit, memory_use, redis_throughput, survival
+from tests.benchmarks import (
+    clearing,
+    expiry,
+    hit_ratio,
+    http,
+    layered,
+    memory_hit,
+    memory_use,
+    redis_throughput,
+    survival,
+)
 from tests.benchmarks.chart import draw
 from tests.benchmarks.peers import versions
 from tests.benchmarks.readme import rewrite
@@ -31,6 +41,9 @@ SCENARIOS: dict[str, Callable[[Options], Iterator[Table]]] = {
     "memory_use": memory_use.run,
     "expiry": expiry.run,
     "redis": redis_throughput.run,
+    "layered": layered.run,
+    "clearing": clearing.run,
+    "http": http.run,
     "survival": survival.run,
     "faults": measure.run,
 }
@@ -40,7 +53,18 @@ APART = {
     "redis": (
         "Measured by `make bench ARGS=redis`: side by side in one process, in rounds whose order rotates, on a Redis "
         "of this machine. Times are medians over the rounds of a whole round by its operations; ratios are taken "
-        "within each round, and have their quartiles behind them."
+        "within each round, and have their quartiles behind them. It measures and prints more than stands here: other "
+        "sizes, loads and placements, other libraries, and what small values wait while large ones travel."
+    ),
+    "layered": (
+        "Measured by `make bench ARGS=layered`, with a Redis of this machine: in rounds whose order rotates, so that "
+        "what else runs there slows down all. Ratios are taken within each round, and have their quartiles behind them."
+    ),
+    "clearing": "Measured by `make bench ARGS=clearing`, with a Redis of this machine.",
+    "http": (
+        "Measured by `make bench ARGS=http`: in rounds whose order rotates, so that what else runs there slows down "
+        "all. Times are medians over the rounds; ratios and differences are taken within each round, and have their "
+        "quartiles behind them."
     ),
     "survival": (
         "Observed by `make bench ARGS=survival`: each scenario is done to each library in a process of its own, with a "
@@ -128,8 +152,10 @@ def publish(tables: Sequence[Table], readme: Path, chart: Path) -> None:
 
 
 def publish_apart(name: str, tables: Sequence[Table], readme: Path) -> None:
-    """Write the README's block of one scenario."""
-    text = "\n\n".join([APART[name], *(table.as_markdown().strip() for table in tables), surroundings()])
+    """Write the README's block of one scenario: those of its tables that are to be published."""
+    text = "\n\n".join(
+        [APART[name], *(table.as_markdown().strip() for table in tables if table.published), surroundings()]
+    )
     readme.write_text(rewrite(readme.read_text(encoding="utf-8"), text, name), encoding="utf-8")
 
 

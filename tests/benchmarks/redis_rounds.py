@@ -49,8 +49,13 @@ class Load:
 
     def __str__(self) -> str:
         size = f"{self.size // 1024} KiB" if self.size >= 1024 else f"{self.size} B"
+        return f"{self.kind}, {size}, {self.who}"
+
+    @property
+    def who(self) -> str:
+        """How many do it at once."""
         who = "thread" if self.blocking else "task"
-        return f"{self.kind}, {size}, {self.callers:,} {who}{'s' if self.callers > 1 else ''}"
+        return f"{self.callers:,} {who}{'s' if self.callers > 1 else ''}"
 
     @property
     def operations(self) -> int:

@@ -1,14 +1,15 @@
 """What an operation on Redis takes and costs, beside redis-py's own clients with orjson, which do the same work.
 
 Two runs of everything: client and server pinned to one CPU, and placed by the system. Each part is measured in a
-process of its own, with a server of its own on this machine. A Cluster takes part where there is one.
+process of its own, with a server of its own on this machine. A Cluster takes part where there is one. What is published
+is one table of the whole: the first run, where nothing depends on where the system places whom.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.benchmarks.placement import in_child, one_cpu
@@ -67,20 +68,28 @@ def run(options: Options) -> Iterator[Table]:
     few = places[:1] if options.quick else places
     effort = Effort(seconds=0.2, rounds=2) if options.quick else Effort(seconds=1.2, rounds=3)
     keys = 500 if options.quick else 5000
+    chosen: dict[str, list[Cell]] = {"": []}
     for place in places:
         with server() as site:
             cells = site.measured(ASYNC, Plan(loads(quick=options.quick), effort, keys), place)
         yield from tables(f"Redis, async, {place.name}", cells)
+        if place is places[0]:
+            chosen[""] += cells
     for place in few:
         with server() as site:
             cells = site.measured(BLOCKING, Plan(loads_of_threads(quick=options.quick), effort, keys), place)
         yield from tables(f"Redis, sync, {place.name}", cells)
+        if place is places[0]:
+            chosen[""] += cells
     yield beside_peers(few, effort, keys)
     yield around_large(few, quick=options.quick)
     with cluster() as site:
         for place in few:
             cells = site.measured(CLUSTER, Plan(loads_of_cluster(), effort, keys), place)
             yield from tables(f"Redis Cluster of three masters, async, {place.name}", cells)
+            if place is places[0]:
+                chosen["Cluster, "] = cells
+    yield in_short(places[0], chosen)
 
 
 def loads(*, quick: bool) -> list[Load]:
@@ -132,6 +141,7 @@ def tables(title: str, cells: Sequence[Cell]) -> Iterator[Table]:
             for cell in cells
         ],
         notes=remarks(cells),
+        published=False,
     )
     yield Table(
         f"{title}: cost per operation",
@@ -144,6 +154,40 @@ def tables(title: str, cells: Sequence[Cell]) -> Iterator[Table]:
         notes=[
             "Round trips: how often the server read from a socket; operations that share one count for a part each.",
             "Commands: those that scripts call are counted too.",
+        ],
+        published=False,
+    )
+
+
+def in_short(place: Place, chosen: Mapping[str, Sequence[Cell]]) -> Table:
+    """Some of the loads, what they take and what they cost.
+
+    Args:
+        chosen: what was measured there; the names stand before the loads.
+    """
+    shown = [
+        (name, cell)
+        for name, cells in chosen.items()
+        for cell in cells
+        if cell.load.size == SMALL and cell.load.kind in (READS, WRITES) and cell.load.callers in SHOWN[name]
+    ]
+    return Table(
+        f"Redis, per operation, {place.name}",
+        ["", REDIS_PY, OURS, "times as fast", *(f"{what}, {name}" for what in PAID for name in (REDIS_PY, OURS))],
+        [
+            [
+                f"{name}{cell.load.kind}, {cell.load.who}",
+                time(cell, REDIS_PY),
+                time(cell, OURS),
+                gain(cell, OURS),
+                *(cost(cell, what, by) for what in PAID for by in (REDIS_PY, OURS)),
+            ]
+            for name, cell in shown
+        ],
+        notes=[
+            f"Values of {SMALL} B as JSON. Tasks are async, threads sync; the Cluster has three masters.",
+            "Round trips: how often the server read from a socket; operations that share one count for a part each.",
+            *remarks([cell for _, cell in shown]),
         ],
     )
 
@@ -169,6 +213,7 @@ def beside_peers(places: Sequence[Place], effort: Effort, keys: int) -> Table:
             for name in (contestant.name for contestant in contestants)
         ],
         notes=[*failures(cells), *absent],
+        published=False,
     )
 
 
@@ -194,6 +239,7 @@ def around_large(places: Sequence[Place], *, quick: bool) -> Table:
             f"{LARGE_READERS} tasks read 1 MiB all the time, where it says so.",
             *failed,
         ],
+        published=False,
     )
 
 
@@ -215,6 +261,12 @@ COSTS: dict[str, tuple[Callable[[Slice], float], Callable[[float], str]]] = {
     "commands": (lambda one: one.commands, factor),
 }
 """What is read from a slice, and how it is written."""
+
+PAID = ("client CPU", "server CPU", "round trips")
+"""Those that are published."""
+
+SHOWN = {"": (1, 8, 10, 32, 100, 500), "Cluster, ": (100,)}
+"""How many callers, of the loads that are published."""
 
 
 def cost(cell: Cell, what: str, name: str) -> str:

@@ -38,6 +38,7 @@ class Table:
         notes: sentences below the table.
         bars: microseconds by name, for the chart.
         words: the cells are words, and all columns left-aligned.
+        published: it goes into the README; else it is printed only.
     """
 
     title: str
@@ -46,6 +47,7 @@ class Table:
     notes: Sequence[str] = ()
     bars: Sequence[tuple[str, float]] = ()
     words: bool = False
+    published: bool = True
 
     def as_text(self) -> str:
         lines = [self.title, *_aligned([self.columns, *self.rows], words=self.words)]
@@ -78,6 +80,14 @@ def duration(nanoseconds: float) -> str:
 def durations(spread: Spread) -> str:
     """The quartiles of a time, without its median."""
     return f"{duration(spread.low)} to {duration(spread.high)}"
+
+
+def difference(spread: Spread) -> str:
+    """How much more time something takes, with the quartiles."""
+    low, median, high = (
+        f"{'-' if one < 0 else '+'}{duration(abs(one))}" for one in (spread.low, spread.median, spread.high)
+    )
+    return f"{median} ({low} to {high})"
 
 
 def ratio(spread: Spread) -> str:

@@ -107,8 +107,8 @@ class Peer(ABC):
         raise NotOffered
 
     @abstractmethod
-    def endpoint(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Cache an endpoint: a coroutine function, or one that blocks where the library does."""
+    def endpoint(self, function: Callable[..., Any], app: FastAPI) -> Callable[..., Any]:
+        """Cache an endpoint of ``app``: a coroutine function, or one that blocks where the library does."""
 
 
 class FastCache(Peer):
@@ -138,12 +138,12 @@ class FastCache(Peer):
     def cached_sync(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return self._decorator()(function)
 
-    def endpoint(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return self._decorator()(function)
+    def endpoint(self, function: Callable[..., Any], app: FastAPI) -> Callable[..., Any]:
+        return self._decorator(app)(function)
 
-    def _decorator(self) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def _decorator(self, app: FastAPI | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         cache = Cache()
-        cache.init_app(FastAPI(), backend=InMemoryBackend())
+        cache.init_app(app or FastAPI(), backend=InMemoryBackend())
         return cache.cached(expire=60)
 
 
@@ -178,7 +178,7 @@ class Cashews(Peer):
 
         return Cached(strategy(function), delete, cache.clear)
 
-    def endpoint(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def endpoint(self, function: Callable[..., Any], app: FastAPI) -> Callable[..., Any]:
         decorated: Callable[..., Any] = self._cache(Wish())(ttl=60)(function)
         return decorated
 
@@ -214,7 +214,7 @@ class Aiocache(Peer):
 
         return Cached(cached, delete, cached.cache.clear)
 
-    def endpoint(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def endpoint(self, function: Callable[..., Any], app: FastAPI) -> Callable[..., Any]:
         decorated: Callable[..., Any] = self._decorator(Wish())(function)
         return decorated
 
@@ -274,7 +274,7 @@ class Dogpile(Peer):
         cached: Callable[..., Any] = self._decorator(self._region(Wish()))(function)
         return cached
 
-    def endpoint(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def endpoint(self, function: Callable[..., Any], app: FastAPI) -> Callable[..., Any]:
         return self.cached_sync(function)
 
     def _decorator(self, region: Any) -> Callable[..., Any]:
@@ -329,7 +329,7 @@ class AsyncCache(Peer):
 
         return Cached(cached, delete, clear)
 
-    def endpoint(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def endpoint(self, function: Callable[..., Any], app: FastAPI) -> Callable[..., Any]:
         raise NotOffered
 
 
@@ -350,7 +350,7 @@ class FastapiCache(Peer):
 
         return Cached(cached, delete, package.FastAPICache.clear)
 
-    def endpoint(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def endpoint(self, function: Callable[..., Any], app: FastAPI) -> Callable[..., Any]:
         decorated: Callable[..., Any] = self._decorator(Wish())(function)
         return decorated
 

@@ -420,7 +420,7 @@ async def users_have_pages_of_their_own(peer: Peer, wish: Wish) -> Answer:
         runs += 1
         return {"user": user}
 
-    if await _is_answered_for_others(peer.endpoint(blocking_read_me if peer.blocking else read_me)):
+    if await _is_answered_for_others(peer, blocking_read_me if peer.blocking else read_me):
         return FOREIGN
     return Answer(runs == 2, "" if runs == 2 else "not cached")
 
@@ -432,7 +432,7 @@ async def users_have_pages_of_their_own_by_request(peer: Peer, wish: Wish) -> An
     def blocking_read_me(request: Request) -> dict[str, str]:
         return {"user": request.headers["x-token"]}
 
-    if await _is_answered_for_others(peer.endpoint(blocking_read_me if peer.blocking else read_me)):
+    if await _is_answered_for_others(peer, blocking_read_me if peer.blocking else read_me):
         return FOREIGN
     return Answer(True)
 
@@ -441,10 +441,10 @@ REQUESTS = 400
 """Enough for memory to be used again: some keys hold where an object lies."""
 
 
-async def _is_answered_for_others(endpoint: Callable[..., Any]) -> bool:
+async def _is_answered_for_others(peer: Peer, function: Callable[..., Any]) -> bool:
     """Whether any of two users' requests, in turn, is answered with the page of the other one."""
     app = FastAPI()
-    app.get("/me")(endpoint)
+    app.get("/me")(peer.endpoint(function, app))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
         for number in range(REQUESTS):
             user = ("ada", "bob")[number % 2]

@@ -26,7 +26,7 @@ from tests.benchmarks.memory_use import fill_dict, growth
 from tests.benchmarks.peers import made, versions
 from tests.benchmarks.policies import LRU, Sieve
 from tests.benchmarks.readme import END, START, rewrite
-from tests.benchmarks.report import Options, Skipped, Table, duration, factor
+from tests.benchmarks.report import Options, Skipped, Table, difference, duration, factor
 from tests.benchmarks.traces import read_trace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -185,6 +185,41 @@ def test_contenders_that_only_block_run_where_no_event_loop_does() -> None:
     measure([Contender("ours", "call()", {"call": no_loop})], Effort(rounds=2, calls=1))
 
 
+def test_differences_are_taken_within_each_round() -> None:
+    clock = Clock()
+    grows = iter(range(100, 10_000, 100))
+
+    def spend(more: int) -> None:
+        clock.spend(next(grows) + more)
+
+    names = {"spend": spend}
+    twins = [Contender("one", "spend(5000)", names), Contender("other", "spend(0)", names)]
+    found = measure(twins, Effort(rounds=4, calls=1), clock=clock).difference("one", "other")
+    assert found == Spread(4900, 5000, 5100), "the first in a round has the shorter turn, and they alternate"
+
+
+def test_a_slice_may_be_run_once_before_it_is_timed() -> None:
+    clock = Clock()
+    seen: list[str] = []
+
+    def call(name: str) -> None:
+        clock.spend(10 if seen[-1:] == [name] else 1000)
+        seen.append(name)
+
+    contenders = [Contender(name, "call(name)", {"call": call, "name": name}) for name in "ab"]
+    cold = measure(contenders, Effort(rounds=4, calls=1), clock=clock)
+    assert cold.per_call("a").high == 1000
+    warm = measure(contenders, Effort(rounds=4, calls=1, lead=True), clock=clock)
+    assert warm.per_call("a") == warm.per_call("b") == Spread(10, 10, 10)
+
+
+def test_what_runs_the_function_in_the_slice_before_made_no_hit_either() -> None:
+    calls: list[int] = []
+    contender = Contender("leaky", "calls.append(1)", {"calls": calls})
+    with pytest.raises(NotAHit, match="leaky"):
+        measure([contender], Effort(rounds=1, calls=1, lead=True), loads=lambda: min(len(calls), 2))
+
+
 def test_a_function_that_runs_during_the_measurement_ends_it() -> None:
     ran: list[None] = []
     contender = Contender("leaky", "ran.append(None)", {"ran": ran})
@@ -290,6 +325,17 @@ def test_a_duration_has_the_unit_that_suits_it(nanoseconds: float, text: str) ->
     assert duration(nanoseconds) == text
 
 
+@pytest.mark.parametrize(
+    ("spread", "text"),
+    [
+        (Spread(120, 1230, 2500), "+1.23 µs (+120 ns to +2.50 µs)"),
+        (Spread(-2500, -40, 39.6), "-40 ns (-2.50 µs to +40 ns)"),
+    ],
+)
+def test_a_difference_has_a_sign(spread: Spread, text: str) -> None:
+    assert difference(spread) == text
+
+
 @pytest.mark.parametrize(("value", "text"), [(0.0141, "0.014"), (0.64, "0.64"), (1.128, "1.13"), (10.67, "10.7")])
 def test_a_ratio_has_the_digits_that_count(value: float, text: str) -> None:
     assert factor(value) == text
@@ -365,6 +411,27 @@ def test_who_survives_what_has_a_block_of_its_own(tmp_path: Path, monkeypatch: p
     assert program.main(["--write-readme"]) == 0
     assert TABLE.as_markdown() in readme.read_text()
     assert readme.read_text().partition(END)[2] == alone.partition(END)[2]
+
+
+def test_what_is_only_printed_stays_out_of_the_readme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(options: Options) -> Iterator[Table]:
+        yield Table("At length", ["", "fast_cache"], [["more", "1 ns"]], published=False)
+        yield TABLE
+
+    start, end = START.replace("benchmarks", "redis"), END.replace("benchmarks", "redis")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{start}\nold\n{end}\n## Last\n")
+    monkeypatch.setattr(program, "README", readme)
+    monkeypatch.setattr(program, "SCENARIOS", {"redis": measured})
+    assert program.main(["redis", "--write-readme"]) == 0
+    assert "At length" in capsys.readouterr().out
+    published = readme.read_text()
+    assert "At length" not in published
+    assert TABLE.as_markdown() in published
+    assert published.startswith(f"{start}\n\n{program.APART['redis']}\n\n")
+    assert published.endswith(f"\n\n{end}\n## Last\n")
 
 
 @pytest.mark.parametrize(
