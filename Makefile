@@ -76,7 +76,9 @@ test-all: ## The same on Python 3.11, 3.12 and 3.13
 
 .PHONY: pytest
 pytest: $(venv)/installed $(borrowed)
-	$(python) -m pytest --cov
+	$(python) -m pytest --cov --ignore=tests/simulation
+	@# Apart: measuring what it covers would double the time of its schedules, and the rest covers the same.
+	$(python) -m pytest tests/simulation
 
 .PHONY: check
 check: $(venv)/installed ## Lint, format and types, without changing a file

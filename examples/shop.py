@@ -13,7 +13,8 @@ import os
 from decimal import Decimal
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi.responses import PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 
@@ -74,7 +75,10 @@ def addresses() -> dict[str, str]:
         "PUT /items/1": "change it: the cached copy goes at once",
         "GET /me": "your account, cached for each user: Authorization: Bearer ada-token (or bob-token)",
         "GET /rates/EUR": "a rate, kept by hand",
-        "GET /report": "takes a second the first time, and none afterwards",
+        "GET /report": "takes a second the first time, and none afterwards: Cache-Status says why",
+        "GET /greeting": "one for each language: Accept-Language: it",
+        "POST /search": 'what has one of these words in its name: ["kettle"]',
+        "GET /routes": "where each of these is answered from, and what its key contains",
         "GET /asked": "how often the sources behind the cache were asked",
         "GET /docs": "all of this in a browser",
     }
@@ -135,6 +139,23 @@ async def read_report() -> Report:
     ASKED["reports"] += 1
     await asyncio.sleep(1)  # the slow query
     return Report(computed=ASKED["reports"], items=len(ITEMS), worth=sum((i.price for i in ITEMS.values()), Decimal(0)))
+
+
+@app.get("/greeting")
+@cache.cached(expire="1h", public=True, vary_on="Accept-Language")
+async def greet(accept_language: Annotated[str, Header()] = "en") -> str:
+    return "Buongiorno!" if accept_language.startswith("it") else "Good day!"
+
+
+@app.post("/search")
+@cache.cached(expire="1m", methods="POST")  # changes nothing: the body is part of the key
+async def search(words: list[str]) -> list[Item]:
+    return [item for item in ITEMS.values() if any(word.lower() in item.name.lower() for word in words)]
+
+
+@app.get("/routes", response_class=PlainTextResponse)
+def explain_routes() -> str:
+    return str(cache.explain(app))
 
 
 @app.get("/asked")

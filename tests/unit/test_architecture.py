@@ -25,10 +25,16 @@ LAYERS = [
         "current",
         "decorated",
         "decorator",
+        "invalidating",
         "loading",
         "many",
         "method",
+        "naming",
+        "pages",
         "presets",
+        "route_table",
+        "targets",
+        "transactions",
         "warming",
         "wrapper",
     },
@@ -131,6 +137,9 @@ def item(item_id: int) -> list[int]:
 
 assert item(1) == item(1) == [1]
 assert calls == [1], calls
+cache.init_app(app, backend="memory://?max_size=10")
+assert item(1) == item(1) == [1]
+assert calls == [1, 1], calls
 """
 
 

@@ -158,7 +158,8 @@ def finished_at_once(result: Any) -> Any:
 
 
 def only_entry(backend: InMemoryBackend) -> Entry:
-    shelves = [backend._store.lying, *backend._store._shelves.values()]
+    store = backend._store
+    shelves = [store.lying, *store._shelves.values(), *store._shelves_of_texts.values()]
     [entry] = itertools.chain.from_iterable(shelf.table.values() for shelf in shelves)
     return entry
 
