@@ -9,7 +9,18 @@ import pytest
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_sentinel import RedisSentinel
 from tests.support.redis_server import RedisServer
+from tests.support.sockets import all_closed, watch_sockets
 from tests.support.tls import Certificates
+
+
+def pytest_configure() -> None:
+    watch_sockets()
+
+
+@pytest.fixture(autouse=True)
+def _every_socket_is_closed() -> Iterator[None]:
+    with all_closed():
+        yield
 
 
 @pytest.fixture(scope="session")

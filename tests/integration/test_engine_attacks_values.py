@@ -301,7 +301,8 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> I
     if request.param == "memory":
         yield InMemoryBackend()
     elif request.param == "redis":
-        yield RedisBackend(redis_url, namespace="raised")
+        with contextlib.closing(RedisBackend(redis_url, namespace="raised")) as backend:
+            yield backend
     else:
         with contextlib.closing(SQLiteBackend(tmp_path / "cache.db")) as backend:
             yield backend

@@ -626,13 +626,14 @@ async def test_a_store_of_ones_own(flavour: Flavour, server: RedisServer, tmp_pa
     path = tmp_path / "cache.db"
     carriers = [RedisBackend(server.url, namespace="news", timeout=10) for _ in range(2 if carried else 0)]
 
+    for carrier in carriers:
+        flavour.use(carrier)
+
     def make() -> LayeredBackend:
         return LayeredBackend(l2=SQLiteBackend(path), max_staleness=30, coherence=carriers.pop() if carried else None)
 
     store = flavour.use(backend := make())
     other = flavour.use(theirs := make())
-    for carrier in carriers:
-        flavour.use(carrier)
     counted, elsewhere = Counted(store), Counted(other)
     if carried:
         await flavour.call(counted.load, 0)

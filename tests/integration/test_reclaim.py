@@ -29,6 +29,8 @@ def stored(raw: Any, namespace: str) -> set[bytes]:
 async def test_what_was_cleared_is_removed_and_nothing_else(flavour: Flavour, redis_url: str, raw: Any) -> None:
     backend = RedisBackend(redis_url, namespace="reclaimed", timeout=10)
     other = RedisBackend(redis_url, namespace="reclaimed other", timeout=10)
+    flavour.use(backend)
+    flavour.use(other)
     raw.set("reclaimed:v:{not ours}", "and left alone")
     raw.set("reclaimed:v:", b"FC")
     await flavour.do(other, "set", "stays", 1)
@@ -93,7 +95,7 @@ async def test_what_is_stale_by_a_tag_is_not_removed(flavour: Flavour, redis_url
 
 @in_both_flavours
 async def test_in_a_cluster_every_node_is_gone_through(flavour: Flavour, redis_cluster: RedisCluster) -> None:
-    backend = RedisBackend(redis_cluster.url, namespace="reclaimed", timeout=10)
+    flavour.use(backend := RedisBackend(redis_cluster.url, namespace="reclaimed", timeout=10))
     await flavour.do(backend, "set_many", {f"key {number}": number for number in range(300)})
     await flavour.do(backend, "clear")
 

@@ -648,6 +648,50 @@ def test_a_lane_that_is_idle_is_closed_at_once(run: Run, peer: Peer) -> None:
     until(lambda: peer.closed == [1], "the connection is closed")
 
 
+def test_a_lane_that_is_closed_while_somebody_waits_for_its_connection_does_not_keep_it(
+    threads: Threads, peer: Peer
+) -> None:
+    """He waits no longer than for an answer, and what comes to be after that is nobody's."""
+    begun, through = threading.Event(), threading.Event()
+    connect = connect_to(peer)
+
+    async def connect_late(port: Port) -> Any:
+        begun.set()
+        assert through.wait(PATIENCE)
+        return await connect(port)
+
+    threads.open(connect_late, silence=0.1)
+    caller = threads.start(get("a"))
+    assert begun.wait(PATIENCE)
+    threads.lane.close()
+    lost(caller)
+    through.set()
+    until(lambda: peer.closed == [1], "the connection is closed")
+
+
+def test_a_connection_that_came_to_be_when_patience_ended_is_the_next_ones(
+    threads: Threads, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(Future[Any]):
+        """Done when whoever waits has just given up, and has not looked again."""
+
+        def __init__(self, work: Callable[[], Any]) -> None:
+            super().__init__()
+            self._work = work
+
+        def result(self, timeout: float | None = None) -> Any:
+            if not self.done():
+                self.set_result(self._work())
+                raise TimeoutError
+            return super().result(timeout)
+
+    monkeypatch.setattr("fast_cache.backends.redis.lane.aside", lambda work, _: Late(work))
+    threads.open(connect_to(peer))
+    lost(threads.start(get("a")))
+    assert threads.start(get("b")).result(PATIENCE) == [b"b"]
+    assert peer.connections == 1
+
+
 def test_what_can_not_be_sent_at_once_is_sent_in_parts(run: Run, own_redis: RedisServer) -> None:
     run.open(connecting(own_redis.url))
     data = os.urandom(20_000_000)

@@ -487,7 +487,12 @@ class Hearing(Channel):
 
     def _tell_again(self) -> None:
         """Publish what could not be; nobody waits for it."""
-        self._telling = aside(lambda: run_blocking(self.tell(BLOCKING, ALL_NEWS)), "news")
+
+        def tell() -> None:
+            with self._link.leaving_nothing():
+                run_blocking(self.tell(BLOCKING, ALL_NEWS))
+
+        self._telling = aside(tell, "news")
 
     def _look_round(self, mine: _Round) -> None:
         """See whether there are servers to which nobody listens.

@@ -110,7 +110,7 @@ class Keeper:
         commands += self._releases()
         if commands:
             replies: list[Reply] = [None] * len(commands)
-            with suppress(BackendError):
+            with self._link.leaving_nothing(), suppress(BackendError):
                 replies = await self._link.exchange(port, commands)
             for lease, reply in zip(due, replies, strict=False):
                 self._extended(lease, reply, now)

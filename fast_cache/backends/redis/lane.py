@@ -593,8 +593,7 @@ class ThreadLane:
         with self._lock:
             self._keeps = False
             if not self._led:
-                self._part()
-                self._connecting.give_up()
+                self._leave_off()
 
     def _lead(self) -> None:
         """Send what has gathered, one's own first, and let one of those who came meanwhile do the same."""
@@ -635,7 +634,7 @@ class ThreadLane:
             return self._queue[0]
         self._led = False
         if not self._keeps:
-            self._part()
+            self._leave_off()
         return None
 
     def _leave(self, call: _Call) -> None:
@@ -713,6 +712,10 @@ class ThreadLane:
             self._guard.lost(self._epoch)
             raise
 
+    def _leave_off(self) -> None:
+        self._part()
+        self._connecting.give_up()
+
     def _part(self) -> None:
         wire, self._wire = self._wire, None
         if wire is not None:
@@ -737,17 +740,20 @@ class Connecting:
             self._under_way = aside(lambda: run_blocking(_opened(self._connect)), "connect")
         under_way = self._under_way
         try:
-            return ThreadWire(under_way.result(self._silence))
-        except TimeoutError as error:
-            raise unavailable(error) from error
-        finally:
-            if under_way.done():  # else it may yet come to be
+            connected = under_way.result(self._silence)
+        except Exception as error:
+            if under_way.done() and under_way.exception() is error:
                 self._under_way = None
+                raise
+            raise unavailable(error) from error  # it may yet come to be, or just has: then the next one has it
+        self._under_way = None
+        return ThreadWire(connected)
 
     def give_up(self) -> None:
         """Nobody waits for it any longer."""
-        if self._under_way is not None:
-            self._under_way.add_done_callback(_dispose)
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.add_done_callback(_dispose)
 
 
 class ThreadWire:

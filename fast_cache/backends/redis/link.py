@@ -15,9 +15,9 @@ import asyncio
 import os
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import groupby
 from time import monotonic, sleep
@@ -89,7 +89,7 @@ class Link:
         self._watch = Watch(invalidations, self._look)
         self._fleet = Fleet(self._open, self, silence=silence, keep=keep, most=most, merges=self.ordered)
         self._wanted = replicas
-        self._replicas = Replicas(invalidations, lambda: run_blocking(self._acknowledged(BLOCKING)))
+        self._replicas = Replicas(invalidations, self._ask_replicas)
         self._conversations = Conversations(self._open, self, silence=silence)
         self._identities: dict[Where, bytes | None] = {}
         self._scripts: bool | None = None
@@ -97,6 +97,8 @@ class Link:
         self._refusal: Reply = None
         """How it refused one."""
         self._postponed: deque[tuple[Command, float]] = deque(maxlen=_POSTPONED)
+        self._closing = object()
+        """Another one each time it is closed."""
         _links.add(self)
 
     @property
@@ -221,14 +223,30 @@ class Link:
 
     def close(self) -> None:
         """Close the connections of threads, and ask no more whether a server that is away is back, or still there."""
+        self._closing = object()
         self._watch.close()
         self._prober.close()
-        self._fleet.close()
-        self._conversations.close()
+        self._hang_up()
 
     async def aclose(self) -> None:
         """Close the connections of the running loop."""
         await self._fleet.aclose()
+
+    @contextmanager
+    def leaving_nothing(self) -> Iterator[None]:
+        """Around what is done behind everybody's back, by a thread of ours: if the backend is closed meanwhile, what is
+        opened in here does not stay open.
+        """
+        before = self._closing
+        try:
+            yield
+        finally:
+            if self._closing is not before:
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._fleet.close()
+        self._conversations.close()
 
     def forked(self) -> None:
         """In a forked child: begin anew, but for what is owed."""
@@ -387,7 +405,7 @@ class Link:
         """Ask the servers that nobody asks just now: only who asks finds out that one is another than before."""
         if self.away() or not self.recognises():
             return
-        with suppress(BackendUnavailable):  # then it is probed
+        with self.leaving_nothing(), suppress(BackendUnavailable):  # then it is probed
             for where in await self.servers(port):
                 if self._invalidations.pending or self._fleet.is_quiet(where, EVERY):
                     await self.exchange_with(port, where, [("PING",)])
@@ -397,6 +415,10 @@ class Link:
     async def _asked(self, port: Port) -> bool:
         """Whether the replicas have everything; others may ask at the same time."""
         return await port.do(_result, _awaited, self._replicas.ask())
+
+    def _ask_replicas(self) -> bool:
+        with self.leaving_nothing():
+            return run_blocking(self._acknowledged(BLOCKING))
 
     async def _acknowledged(self, port: Port) -> bool:
         """Ask the replicas of each server."""

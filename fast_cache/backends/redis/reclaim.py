@@ -69,7 +69,8 @@ class Reclaimer(Rounds):
     def go(self) -> None:
         began = monotonic()
         try:
-            run_blocking(self._step())
+            with self._link.leaving_nothing():
+                run_blocking(self._step())
         except BackendError:
             self._left.clear()
             self.pause = _LONGEST_PAUSE  # it begins anew when the server is back
