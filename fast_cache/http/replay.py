@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import anyio
 from starlette.types import Message, Receive, Scope
@@ -65,16 +65,11 @@ class BodyAgain:
 
 
 class Nobody:
-    """The client of a repeated request: it sends no body, does not go away, and takes whatever it is sent."""
+    """The client of a repeated request: it says nothing, does not go away, and takes whatever it is sent."""
 
-    def __init__(self) -> None:
-        self._asked = False
-
-    async def receive(self) -> Message:
-        if self._asked:
+    async def receive(self) -> NoReturn:
+        while True:
             await anyio.sleep_forever()
-        self._asked = True
-        return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(self, message: Message) -> None:
         pass

@@ -37,7 +37,7 @@ class PageCall(Call):
 
 
 class Run:
-    """The run of an endpoint whose response is to become a page."""
+    """The run of an endpoint, whose response may become a page: nobody is told of it but by subclasses."""
 
     def __init__(self, pages: RoutePages, key: str, headers: list[tuple[bytes, bytes]]) -> None:
         self.pages = pages
@@ -68,8 +68,51 @@ class Run:
         return self.run(exchange, args, kwargs)
 
     def run(self, exchange: Exchange, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run the endpoint, and let its response become the page."""
-        raise NotImplementedError
+        """Run the endpoint, and wait for its response."""
+        if self.pages.function.suspends:
+            return self._run(exchange, args, kwargs)
+        return self._run_on_thread(exchange, args, kwargs)
+
+    async def _run(self, exchange: Exchange, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            result = await self.pages.function.fn(*args, **kwargs)
+        except BaseException as error:
+            instead = await self.raised(error)
+            if instead is None:
+                raise
+            return instead
+        return self._ran(exchange, result, args, kwargs)
+
+    def _run_on_thread(self, exchange: Exchange, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            result = self.pages.function.fn(*args, **kwargs)
+        except BaseException as error:
+            self.raised_on_thread(exchange, error)
+            raise
+        return self._ran(exchange, result, args, kwargs)
+
+    def _ran(self, exchange: Exchange, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.consider(result, args, kwargs)
+        exchange.awaits(self)
+        return result
+
+    async def raised(self, error: BaseException) -> Response | None:
+        """The endpoint raised ``error``. Returns what it may be answered with in its place."""
+        return None
+
+    def raised_on_thread(self, exchange: Exchange, error: BaseException) -> None:
+        """The same on a thread, where nothing can be answered in its place."""
+
+    async def settled(self, page: Page | Unstorable) -> tuple[Page | None, Headers, bool]:
+        """The response has gone by; see :class:`fast_cache.http.exchange.Load`."""
+        return None, [], False
+
+    async def failed(self, error: Exception) -> tuple[Page, Headers, bool] | None:
+        """FastAPI raised instead of sending one."""
+        return None
+
+    def abandoned(self) -> None:
+        """Nothing came, and nothing will."""
 
     def page_of(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Page | Unstorable:
         if self._strays:
@@ -134,7 +177,7 @@ class Visit(Run):
             return _Waiting(self)
         if stop is LOAD:
             self.mark = None if (mark := innermost()) is around else mark
-            return self._run_on_thread(args, kwargs)
+            return self._run_on_thread(self._taken(), args, kwargs)
         if _is_nobodys(stop):
             return self._apart(args, kwargs)
         return self._response(stop)
@@ -144,54 +187,38 @@ class Visit(Run):
         stop = await advance(self._flow)
         if stop is LOAD:
             self.mark = None if (mark := innermost()) is around else mark
-            return await self._run(args, kwargs)
+            return await self._run(self._taken(), args, kwargs)
         if _is_nobodys(stop):
             return await self._apart(args, kwargs)
         return self._response(stop)
 
     def _apart(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the endpoint for this request alone: what was made behind it can't be its answer."""
-        assert self._exchange is not None
         self.pages.pass_on(self.key)
-        self._exchange.tell(self.pages.sender.status(fwd=self._forwarded))
+        self._taken().tell(self.pages.sender.status(fwd=self._forwarded))
         return self.pages.function.apart(args, kwargs)
 
-    def run(self, exchange: Exchange, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """It was to wait, and is to load now, in a request that is made again."""
-        self._exchange = exchange
-        return self._run(args, kwargs) if self.pages.function.suspends else self._run_on_thread(args, kwargs)
-
-    async def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            result = await self.pages.function.fn(*args, **kwargs)
-        except Exception as error:
-            return self._response(await advance(self._flow, Outcome(error=error)))
-        except BaseException as error:
-            await advance(self._flow, error=error)
-            raise
-        return self._ran(result, args, kwargs)
-
-    def _run_on_thread(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            result = self.pages.function.fn(*args, **kwargs)
-        except Exception as error:
-            self._error = error  # for the flow, when FastAPI has made a response of it on the loop
-            self._awaits_response()
-            raise
-        except BaseException:
-            self._flow.close()
-            raise
-        return self._ran(result, args, kwargs)
-
-    def _ran(self, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.consider(result, args, kwargs)
-        self._awaits_response()
-        return result
-
-    def _awaits_response(self) -> None:
-        exchange, self._exchange = self._exchange, None  # which refers to this visit from now on
+    def _taken(self) -> Exchange:
+        """The exchange, which may refer to this visit from now on."""
+        exchange, self._exchange = self._exchange, None
         assert exchange is not None
-        exchange.awaits(self)
+        return exchange
+
+    async def raised(self, error: BaseException) -> Response | None:
+        try:
+            if isinstance(error, Exception):
+                return self._response(await advance(self._flow, Outcome(error=error)))
+            await advance(self._flow, error=error)
+            return None
+        finally:
+            del error  # its traceback refers to this frame
+
+    def raised_on_thread(self, exchange: Exchange, error: BaseException) -> None:
+        if isinstance(error, Exception):
+            self._error = error  # for the flow, when FastAPI has made a response of it on the loop
+            exchange.awaits(self)
+        else:
+            self._flow.close()
 
     # What becomes of the response: the exchange calls this, on the loop.
 
@@ -325,15 +352,6 @@ class _Apart(Run):
         exchange.tell(self.pages.sender.status(fwd="uri-miss"))
         return self.pages.function.apart(args, kwargs)
 
-    async def settled(self, page: Page | Unstorable) -> tuple[Page | None, Headers, bool]:
-        return None, [], False
-
-    async def failed(self, error: Exception) -> tuple[Page, Headers, bool] | None:
-        return None
-
-    def abandoned(self) -> None:
-        pass
-
 
 class Repetition:
     """A request made again behind its visitor, for the flow to call: it returns the page, or raises what the endpoint
@@ -363,32 +381,18 @@ class _Repeated(Run):
 
     def run(self, exchange: Exchange, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.mark = innermost()
-        return (
-            self._run(exchange, args, kwargs)
-            if self.pages.function.suspends
-            else self._run_on_thread(exchange, args, kwargs)
-        )
+        return super().run(exchange, args, kwargs)
 
-    async def _run(self, exchange: Exchange, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            result = await self.pages.function.fn(*args, **kwargs)
-        except Exception as error:
+    async def raised(self, error: BaseException) -> Response | None:
+        self._note(error)
+        return None
+
+    def raised_on_thread(self, exchange: Exchange, error: BaseException) -> None:
+        self._note(error)
+
+    def _note(self, error: BaseException) -> None:
+        if isinstance(error, Exception):
             self._error = error
-            raise
-        return self._ran(exchange, result, args, kwargs)
-
-    def _run_on_thread(self, exchange: Exchange, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            result = self.pages.function.fn(*args, **kwargs)
-        except Exception as error:
-            self._error = error
-            raise
-        return self._ran(exchange, result, args, kwargs)
-
-    def _ran(self, exchange: Exchange, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.consider(result, args, kwargs)
-        exchange.awaits(self)
-        return result
 
     async def settled(self, page: Page | Unstorable) -> tuple[Page | None, Headers, bool]:
         if isinstance(page, Unstorable) and page.error is not None:
@@ -400,9 +404,6 @@ class _Repeated(Run):
     async def failed(self, error: Exception) -> tuple[Page, Headers, bool] | None:
         self._error = error
         return None
-
-    def abandoned(self) -> None:
-        pass
 
     def result(self) -> Page | Unstorable:
         """The page; raises what the endpoint raised, or that it was not reached."""
