@@ -12,8 +12,10 @@ import pytest
 
 from fast_cache import RedisBackend
 from fast_cache.backends.redis.fleet import Fleet
-from fast_cache.backends.redis.hearing import Hearing
-from fast_cache.backends.redis.keeper import HeldLease
+from fast_cache.backends.redis.hearing import Hearing, _Round
+from fast_cache.backends.redis.keeper import HeldLease, Keeper
+from fast_cache.backends.redis.replicas import Replicas
+from fast_cache.backends.redis.rounds import Rounds
 from fast_cache.errors import BackendError
 from tests.support.redis_server import RedisServer
 
@@ -53,11 +55,11 @@ def owing_news(backend: RedisBackend) -> None:
     listener: Any = Nobody()
     channel: Any = backend.engine_channel(listener, how="pubsub", staleness=1.0)
     assert isinstance(channel, Hearing)
-    channel._tell_again()
+    channel._tell_again(_Round(None, backend._link.leaving_nothing()))
 
 
 class Halfway:
-    """Where threads of the library stop, before they send."""
+    """Where a thread of the library stops: before it does anything at all, or before it sends."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()
@@ -76,11 +78,17 @@ class Halfway:
         return stop_and_send
 
 
-@pytest.fixture
-def halfway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Halfway]:
+STEPS: dict[str, list[tuple[type, str]]] = {
+    "has just begun": [(Rounds, "_goes_on"), (Keeper, "round"), (Replicas, "_found_out"), (Hearing, "tell")],
+    "is about to send": [(Fleet, "by_thread"), (Fleet, "wait_by_thread")],
+}
+
+
+@pytest.fixture(params=STEPS)
+def halfway(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Halfway]:
     made = Halfway()
-    monkeypatch.setattr(Fleet, "by_thread", made.before(Fleet.by_thread))
-    monkeypatch.setattr(Fleet, "wait_by_thread", made.before(Fleet.wait_by_thread))
+    for owner, step in STEPS[request.param]:
+        monkeypatch.setattr(owner, step, made.before(getattr(owner, step)))
     yield made
     made.through.set()
 

@@ -238,7 +238,7 @@ class SimulatedHearing(Hearing):
         self._network.scheduler.spawn(self._owner.name, self._work(mine), "channel", fixed=True, quiet=True)
         return True
 
-    def _tell_again(self) -> None:
+    def _tell_again(self, mine: _Round) -> None:
         """Nobody here hears what is published."""
 
     def _line(self, connection: Any) -> Any:

@@ -408,7 +408,7 @@ class SimulatedProber(Prober):
         self._link = link
         self._port = port
 
-    def _start(self, bell: SimpleQueue[None]) -> None:
+    def _start(self, bell: SimpleQueue[None], around: object) -> None:
         self._link.network.scheduler.spawn(self._link.owner.name, self._go_on(bell), "prober", fixed=True)
 
     async def _go_on(self, bell: SimpleQueue[None]) -> None:

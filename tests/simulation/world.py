@@ -509,7 +509,7 @@ class SimulatedKeeper(Keeper):
         if at_once and self._wake is not None:
             self._wake()
 
-    def _start(self, bell: SimpleQueue[bool]) -> None:
+    def _start(self, bell: SimpleQueue[bool], leaving: object) -> None:
         self._world.scheduler.spawn(self._process.name, self._keep(bell), "keeper", fixed=True)
 
     async def _keep(self, bell: SimpleQueue[bool]) -> None:

@@ -703,6 +703,8 @@ def interrupted_when(condition: Callable[[], object], step: Callable[[], object]
     """Interrupt ``step``, which runs on the main thread, as Ctrl+C does, when ``condition`` holds."""
     main = threading.main_thread().ident
     assert main == threading.get_ident()
+    # A process that a shell began in the background ignores it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:
         until(condition, "it is the moment to interrupt")
@@ -710,9 +712,12 @@ def interrupted_when(condition: Callable[[], object], step: Callable[[], object]
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        step()
-    thread.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            step()
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_leader_that_is_interrupted_leaves_its_followers_theirs(threads: Threads, peer: Peer) -> None:

@@ -26,7 +26,7 @@ from fast_cache.backends.redis.batch import has_error
 from fast_cache.backends.redis.driver import refused
 from fast_cache.backends.redis.fleet import Where
 from fast_cache.backends.redis.layout import Layout
-from fast_cache.backends.redis.link import AWAY, Link
+from fast_cache.backends.redis.link import AWAY, Leaving, Link
 from fast_cache.backends.redis.resp import Command, Parser, ProtocolError, Reply, pack
 from fast_cache.errors import BackendError
 from fast_cache.once import warn_once
@@ -308,8 +308,9 @@ class Ear:
 class _Round:
     """What one thread works on. It begins when the thread of the round before, if that still runs, has ended."""
 
-    def __init__(self, before: threading.Thread | None) -> None:
+    def __init__(self, before: threading.Thread | None, leaving: Leaving) -> None:
         self.before = before
+        self.leaving = leaving
         self.bell: SimpleQueue[None] = SimpleQueue()
         self.ears: dict[Where, Ear] = {}
         self.topology = 0
@@ -368,10 +369,11 @@ class Hearing(Channel):
     def awake(self) -> None:
         if self._round is not None:
             return
+        leaving = self._link.leaving_nothing()
         with self._lock:
             if self._round is not None:
                 return
-            mine = self._round = _Round(self._thread)
+            mine = self._round = _Round(self._thread, leaving)
             self.pause = _FIRST_PAUSE
             started = self._start(mine)
         if not started:
@@ -483,13 +485,13 @@ class Hearing(Channel):
             if before is False and self._subscribed:
                 self._owes = True  # they may have begun to listen before the last changes, of which nobody told them
         if self._owes and (self._telling is None or self._telling.done()):
-            self._tell_again()
+            self._tell_again(mine)
 
-    def _tell_again(self) -> None:
+    def _tell_again(self, mine: _Round) -> None:
         """Publish what could not be; nobody waits for it."""
 
         def tell() -> None:
-            with self._link.leaving_nothing():
+            with mine.leaving:
                 run_blocking(self.tell(BLOCKING, ALL_NEWS))
 
         self._telling = aside(tell, "news")

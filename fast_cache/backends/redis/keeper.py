@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Final
 
 from fast_cache.backends.redis.layout import Layout
-from fast_cache.backends.redis.link import Link
+from fast_cache.backends.redis.link import Leaving, Link
 from fast_cache.backends.redis.resp import Command, Reply
 from fast_cache.errors import BackendError
 from fast_cache.ports import BLOCKING, Port, run_blocking
@@ -110,7 +110,7 @@ class Keeper:
         commands += self._releases()
         if commands:
             replies: list[Reply] = [None] * len(commands)
-            with self._link.leaving_nothing(), suppress(BackendError):
+            with suppress(BackendError):
                 replies = await self._link.exchange(port, commands)
             for lease, reply in zip(due, replies, strict=False):
                 self._extended(lease, reply, now)
@@ -148,32 +148,34 @@ class Keeper:
 
     def _awake(self, *, at_once: bool = False) -> None:
         """See to it that the thread runs: it knows by itself when a lease is due."""
+        leaving = self._link.leaving_nothing()
         with self._lock:
             bell, starts = self._bell, self._bell is None
             if bell is None:
                 bell = self._bell = SimpleQueue()
         if starts:
-            self._start(bell)
+            self._start(bell, leaving)
         elif at_once:
             bell.put(True)
 
-    def _start(self, bell: SimpleQueue[bool]) -> None:
-        thread = threading.Thread(target=self._work, args=(bell,), name="fast_cache leases", daemon=True)
+    def _start(self, bell: SimpleQueue[bool], leaving: Leaving) -> None:
+        thread = threading.Thread(target=self._work, args=(bell, leaving), name="fast_cache leases", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the system has no more, or the interpreter is about to end: leases end by themselves
             self._ended(bell)
 
-    def _work(self, bell: SimpleQueue[bool]) -> None:
+    def _work(self, bell: SimpleQueue[bool], leaving: Leaving) -> None:
         try:
             goes_on = True
-            while goes_on:
-                pause = run_blocking(self.round(BLOCKING))
-                if pause is None:
-                    goes_on = not self._idle(bell)
-                    continue
-                with suppress(Empty):
-                    goes_on = bell.get(timeout=pause)
+            with leaving:
+                while goes_on:
+                    pause = run_blocking(self.round(BLOCKING))
+                    if pause is None:
+                        goes_on = not self._idle(bell)
+                        continue
+                    with suppress(Empty):
+                        goes_on = bell.get(timeout=pause)
         finally:
             self._ended(bell)
 

@@ -15,14 +15,14 @@ import asyncio
 import os
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from time import monotonic, sleep
 from typing import Any, ClassVar, Final
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from fast_cache.backends.redis.batch import Packet, has_error
 from fast_cache.backends.redis.breaker import Breaker, Prober
@@ -86,10 +86,12 @@ class Link:
         self._silence = silence
         self._breaker = Breaker()
         self._prober = Prober(self._breaker, self._probe)
-        self._watch = Watch(invalidations, self._look)
+        self._watch = Watch(invalidations, self._look, self.leaving_nothing)
         self._fleet = Fleet(self._open, self, silence=silence, keep=keep, most=most, merges=self.ordered)
         self._wanted = replicas
-        self._replicas = Replicas(invalidations, self._ask_replicas)
+        self._replicas = Replicas(
+            invalidations, lambda: run_blocking(self._acknowledged(BLOCKING)), self.leaving_nothing
+        )
         self._conversations = Conversations(self._open, self, silence=silence)
         self._identities: dict[Where, bytes | None] = {}
         self._scripts: bool | None = None
@@ -97,7 +99,7 @@ class Link:
         self._refusal: Reply = None
         """How it refused one."""
         self._postponed: deque[tuple[Command, float]] = deque(maxlen=_POSTPONED)
-        self._closing = object()
+        self.closing = object()
         """Another one each time it is closed."""
         _links.add(self)
 
@@ -223,7 +225,7 @@ class Link:
 
     def close(self) -> None:
         """Close the connections of threads, and ask no more whether a server that is away is back, or still there."""
-        self._closing = object()
+        self.closing = object()
         self._watch.close()
         self._prober.close()
         self._hang_up()
@@ -232,17 +234,14 @@ class Link:
         """Close the connections of the running loop."""
         await self._fleet.aclose()
 
-    @contextmanager
-    def leaving_nothing(self) -> Iterator[None]:
-        """Around what is done behind everybody's back, by a thread of ours: if the backend is closed meanwhile, what is
-        opened in here does not stay open.
-        """
-        before = self._closing
-        try:
-            yield
-        finally:
-            if self._closing is not before:
-                self._hang_up()
+    def leaving_nothing(self) -> Leaving:
+        """To be put around what a thread of ours does, by whoever begins it, before anybody may know of it."""
+        return Leaving(self)
+
+    def hang_up_if_closed(self, since: object) -> None:
+        """Close the connections of threads once more, if that was done after ``since``, which is a :attr:`closing`."""
+        if self.closing is not since:
+            self._hang_up()
 
     def _hang_up(self) -> None:
         self._fleet.close()
@@ -405,7 +404,7 @@ class Link:
         """Ask the servers that nobody asks just now: only who asks finds out that one is another than before."""
         if self.away() or not self.recognises():
             return
-        with self.leaving_nothing(), suppress(BackendUnavailable):  # then it is probed
+        with suppress(BackendUnavailable):  # then it is probed
             for where in await self.servers(port):
                 if self._invalidations.pending or self._fleet.is_quiet(where, EVERY):
                     await self.exchange_with(port, where, [("PING",)])
@@ -415,10 +414,6 @@ class Link:
     async def _asked(self, port: Port) -> bool:
         """Whether the replicas have everything; others may ask at the same time."""
         return await port.do(_result, _awaited, self._replicas.ask())
-
-    def _ask_replicas(self) -> bool:
-        with self.leaving_nothing():
-            return run_blocking(self._acknowledged(BLOCKING))
 
     async def _acknowledged(self, port: Port) -> bool:
         """Ask the replicas of each server."""
@@ -466,6 +461,24 @@ class Link:
             await self._catch_up(port, connection, self._waiting())
         finally:
             await discard(port, connection)
+
+
+class Leaving:
+    """Around what is done behind everybody's back: if the backend is closed after this was made, what it opens does not
+    stay open. It keeps no backend alive.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = ref(link)
+        self._since = link.closing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        link = self._link()
+        if link is not None:
+            link.hang_up_if_closed(self._since)
 
 
 _links: WeakSet[Link] = WeakSet()

@@ -55,7 +55,7 @@ class Reclaimer(Rounds):
         self._cursor = b"0"
         self.removed = 0
         """How many entries were removed so far."""
-        super().__init__(_SHORTEST_PAUSE)
+        super().__init__(_SHORTEST_PAUSE, link.leaving_nothing)
 
     def begin(self) -> None:
         """Something was cleared: go through everything, once more if that is under way."""
@@ -69,8 +69,7 @@ class Reclaimer(Rounds):
     def go(self) -> None:
         began = monotonic()
         try:
-            with self._link.leaving_nothing():
-                run_blocking(self._step())
+            run_blocking(self._step())
         except BackendError:
             self._left.clear()
             self.pause = _LONGEST_PAUSE  # it begins anew when the server is back

@@ -10,9 +10,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 from fast_cache.backends.redis.aside import aside
 from fast_cache.backends.redis.invalidations import Invalidations, Owed
+from fast_cache.backends.redis.rounds import Around
 from fast_cache.errors import BackendError
 
 
@@ -21,11 +24,13 @@ class Replicas:
 
     Args:
         ask: whether enough replicas have everything; blocking. It raises :class:`BackendError` if it can't be known.
+        around: what is put around it.
     """
 
-    def __init__(self, invalidations: Invalidations, ask: Callable[[], bool]) -> None:
+    def __init__(self, invalidations: Invalidations, ask: Callable[[], bool], around: Around = nullcontext) -> None:
         self._invalidations = invalidations
         self._ask = ask
+        self._around = around
         self.answered = 0
         """Up to which number it has been found out, one way or the other."""
         self.forked()
@@ -38,23 +43,25 @@ class Replicas:
 
     def ask(self) -> Future[bool]:
         """Whether they have all that was confirmed by now. The future is others' too, and has no error."""
+        around = self._around()
         with self._lock:
             if self._next is None:
                 self._next = Future()
             future, begins = self._next, not self._asking
             self._asking = True
         if begins:
-            aside(self._work, "replicas")
+            aside(partial(self._work, around), "replicas")
         return future
 
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                future, self._next = self._next, None
-                self._asking = future is not None
-            if future is None:
-                return
-            future.set_result(self._found_out(self._invalidations.told()))
+    def _work(self, around: AbstractContextManager[None]) -> None:
+        with around:
+            while True:
+                with self._lock:
+                    future, self._next = self._next, None
+                    self._asking = future is not None
+                if future is None:
+                    return
+                future.set_result(self._found_out(self._invalidations.told()))
 
     def _found_out(self, told: Owed) -> bool:
         found = False

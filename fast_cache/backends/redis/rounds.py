@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from queue import Empty, SimpleQueue
 from typing import ClassVar
 from weakref import ref
+
+Around = Callable[[], AbstractContextManager[None]]
+"""Makes what is put around all that a thread does, when it is begun."""
 
 
 class Rounds(ABC):
@@ -20,8 +24,9 @@ class Rounds(ABC):
     name: ClassVar[str]
     """Of the thread."""
 
-    def __init__(self, first_pause: float) -> None:
+    def __init__(self, first_pause: float, around: Around = nullcontext) -> None:
         self._first_pause = first_pause
+        self._around = around
         self.pause = first_pause
         """For how many seconds to wait before the next round."""
         self.forked()
@@ -43,12 +48,13 @@ class Rounds(ABC):
         """See to it that a thread goes round while that is needed."""
         if self._bell is not None:
             return
+        around = self._around()
         with self._lock:
             if self._bell is not None:
                 return
             bell = self._bell = SimpleQueue()
         self.pause = self._first_pause
-        self._start(bell)
+        self._start(bell, around)
 
     def close(self) -> None:
         """End the thread. Whoever awakes it next begins another."""
@@ -57,8 +63,8 @@ class Rounds(ABC):
         if bell is not None:
             bell.put(None)
 
-    def _start(self, bell: SimpleQueue[None]) -> None:
-        thread = threading.Thread(target=_work, args=(ref(self), bell), name=self.name, daemon=True)
+    def _start(self, bell: SimpleQueue[None], around: AbstractContextManager[None]) -> None:
+        thread = threading.Thread(target=_work, args=(ref(self), bell, around), name=self.name, daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the system has no more, or the interpreter is about to end: the next caller tries again
@@ -84,15 +90,16 @@ class Rounds(ABC):
                 self._bell = None
 
 
-def _work(held: ref[Rounds], bell: SimpleQueue[None]) -> None:
+def _work(held: ref[Rounds], bell: SimpleQueue[None], around: AbstractContextManager[None]) -> None:
     """Go round until that is over, or nobody has the object any more: it is not for this thread to keep it."""
-    rounds = held()
-    while rounds is not None:
-        pause = rounds.pause
-        del rounds
-        with suppress(Empty):
-            bell.get(timeout=pause)
-            break
+    with around:
         rounds = held()
-        if rounds is not None and not rounds._goes_on(bell):
-            break
+        while rounds is not None:
+            pause = rounds.pause
+            del rounds
+            with suppress(Empty):
+                bell.get(timeout=pause)
+                break
+            rounds = held()
+            if rounds is not None and not rounds._goes_on(bell):
+                break

@@ -8,10 +8,11 @@ one that has yet to be told something.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
 from typing import Any, Final
 
 from fast_cache.backends.redis.invalidations import Invalidations
-from fast_cache.backends.redis.rounds import Rounds
+from fast_cache.backends.redis.rounds import Around, Rounds
 from fast_cache.ports import BLOCKING, Port, run_blocking
 
 EVERY: Final = 0.5
@@ -23,14 +24,20 @@ class Watch(Rounds):
 
     Args:
         look: asks the server something, unless others do; raises nothing where it is away.
+        around: what is put around all looks.
     """
 
     name = "fast_cache watch"
 
-    def __init__(self, invalidations: Invalidations, look: Callable[[Port], Coroutine[Any, Any, None]]) -> None:
+    def __init__(
+        self,
+        invalidations: Invalidations,
+        look: Callable[[Port], Coroutine[Any, Any, None]],
+        around: Around = nullcontext,
+    ) -> None:
         self._invalidations = invalidations
         self._look = look
-        super().__init__(EVERY)
+        super().__init__(EVERY, around)
 
     def needed(self) -> bool:
         return self._invalidations.unsafe()
