@@ -7,6 +7,7 @@
 
 PYTHON ?= 3.11
 PORT ?= 8000
+WORKERS ?= 2
 PYTHONS := 3.11 3.12 3.13
 
 UV := $(shell uv cache dir >/dev/null 2>&1 && echo uv || echo .tools/bin/uv)
@@ -52,7 +53,7 @@ endef
 .PHONY: help
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
-	@echo "PYTHON=3.12 chooses the interpreter (now $(PYTHON)), PORT=8080 the port of run, REDIS_URL its store, ARGS what bench and simulate are given."
+	@echo "PYTHON=3.12 chooses the interpreter (now $(PYTHON)), PORT=8080 the port of run, REDIS_URL its store, ARGS what bench and simulate are given, WORKERS=4 how many tests run at once."
 
 .PHONY: run
 run: $(venv)/installed ## Serve the example shop; in memory, or in Redis where REDIS_URL is set
@@ -76,9 +77,9 @@ test-all: ## The same on Python 3.11, 3.12 and 3.13
 
 .PHONY: pytest
 pytest: $(venv)/installed $(borrowed)
-	$(python) -m pytest --cov --ignore=tests/simulation
+	$(python) -m pytest --numprocesses=$(WORKERS) --dist=worksteal --cov --ignore=tests/simulation
 	@# Apart: measuring what it covers would double the time of its schedules, and the rest covers the same.
-	$(python) -m pytest tests/simulation
+	$(python) -m pytest --numprocesses=$(WORKERS) --dist=worksteal tests/simulation
 
 .PHONY: check
 check: $(venv)/installed ## Lint, format and types, without changing a file
