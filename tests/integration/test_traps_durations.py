@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from fast_cache import Cache, CacheBackend, InMemoryBackend, RedisBackend
 from fast_cache.errors import ConfigurationError
 from fast_cache.testing import Flavour, in_both_flavours
+from tests.support.ids import shown
 
 LIFETIMES: list[tuple[Any, int]] = [
     (90, 90_000),
@@ -137,13 +138,13 @@ async def test_the_default_lifetime_is_that_of_results_without_one(
     assert overheard() == [30_000, 5_000]
 
 
-@pytest.mark.parametrize("expire", NO_LIFETIMES, ids=ascii)
+@pytest.mark.parametrize("expire", NO_LIFETIMES, ids=lambda value: ascii(shown(value)))
 def test_a_decorator_refuses_a_lifetime_that_can_not_be(expire: Any) -> None:
     with pytest.raises(ConfigurationError, match="expire"):
         Cache().cached(expire=expire)(lambda: None)
 
 
-@pytest.mark.parametrize("expire", NO_LIFETIMES, ids=ascii)
+@pytest.mark.parametrize("expire", NO_LIFETIMES, ids=lambda value: ascii(shown(value)))
 def test_init_app_refuses_a_default_lifetime_that_can_not_be(expire: Any) -> None:
     cache = Cache()
     with pytest.raises(ConfigurationError, match="default_expire"):
@@ -152,7 +153,7 @@ def test_init_app_refuses_a_default_lifetime_that_can_not_be(expire: Any) -> Non
         cache.get_cache()
 
 
-@pytest.mark.parametrize("expire", NO_LIFETIMES, ids=ascii)
+@pytest.mark.parametrize("expire", NO_LIFETIMES, ids=lambda value: ascii(shown(value)))
 @pytest.mark.parametrize("kind", ["memory", "redis"])
 @in_both_flavours
 async def test_backends_refuse_a_lifetime_that_can_not_be(
@@ -166,7 +167,7 @@ async def test_backends_refuse_a_lifetime_that_can_not_be(
     assert await store.get("key") == "before"
 
 
-@pytest.mark.parametrize("expire", NO_LIFETIMES, ids=ascii)
+@pytest.mark.parametrize("expire", NO_LIFETIMES, ids=lambda value: ascii(shown(value)))
 def test_a_lifetime_is_refused_also_while_redis_is_away(expire: Any) -> None:
     backend = RedisBackend("redis://127.0.0.1:1/0")
     with pytest.raises(ConfigurationError, match="expire"):

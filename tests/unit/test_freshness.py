@@ -21,6 +21,7 @@ from fast_cache.freshness import LASTING, Found, Freshness, FreshnessOptions, Li
 from fast_cache.outcome import Outcome
 from fast_cache.policy import CachePolicy, Keeping
 from fast_cache.single_flight import Mark
+from tests.support.ids import shown
 
 Take = Callable[..., object]
 
@@ -171,7 +172,7 @@ def test_a_duration_that_is_none(option: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("option", DURATIONS)
-@pytest.mark.parametrize("value", [True, False, [], {}, (5,), b"5s", 5j, object(), OSError()], ids=repr)
+@pytest.mark.parametrize("value", [True, False, [], {}, (5,), b"5s", 5j, object(), OSError()], ids=shown)
 def test_a_duration_of_another_type(take: Take, option: str, value: Any) -> None:
     with pytest.raises(InvalidTypeError, match=option):
         take(**DURATIONS[option], **{option: value})
@@ -515,7 +516,7 @@ def test_a_lifetime_of_nothing_stores_nothing(said: Any, caplog: pytest.LogCaptu
     assert not caplog.records, "it is not a mistake"
 
 
-@pytest.mark.parametrize("said", [math.nan, math.inf, "soon", "", b"5", [5], True, object(), "-5s"], ids=repr)
+@pytest.mark.parametrize("said", [math.nan, math.inf, "soon", "", b"5", [5], True, object(), "-5s"], ids=shown)
 def test_a_lifetime_that_is_none_stores_nothing(
     said: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

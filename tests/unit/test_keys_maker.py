@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 
 from fast_cache.errors import ConfigurationError, InvalidTypeError, UnkeyableError
 from fast_cache.keys import KeyMaker, NotKeyed, Role
+from tests.support.ids import shown
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session as UnseenSession
@@ -280,7 +281,7 @@ class TestRoles:
             (stand_in("sqlalchemy_utils", "Session"), Role.KEYED),
             (HTTPException, Role.KEYED),
         ],
-        ids=str,
+        ids=shown,
     )
     def test_an_annotation_decides(self, annotation: Any, role: Role) -> None:
         def fn(value: Any) -> None: ...

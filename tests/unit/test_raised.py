@@ -24,6 +24,7 @@ from fast_cache.outcome import Raised
 from fast_cache.serializers import RaisingCodec, TaggedCodec, codec_for
 from fast_cache.serializers.base import Codec
 from fast_cache.serializers.faithful import same
+from tests.support.ids import shown
 
 
 class Plain(Exception):
@@ -326,7 +327,7 @@ def test_two_classes_of_one_name() -> None:
         Plain(type("Text", (str,), {})("a subclass")),
         ExceptionGroup("several", [ValueError()]),
     ],
-    ids=lambda error: repr(error)[:30],
+    ids=lambda error: shown(error)[:30],
 )
 def test_arguments_that_would_not_come_back_are_refused(error: Exception) -> None:
     with pytest.raises(EncodeError):
