@@ -27,6 +27,7 @@ from fast_cache.entry import (
     MAX_VISITS,
     MISSING,
     NEVER,
+    RETIRED,
     Age,
     AgedEntry,
     Entry,
@@ -324,6 +325,14 @@ class MemoryStore(Store):
             return True
 
         return self._change(hold, meanwhile=False)
+
+    def postpone(self, entry: Entry, due: float) -> None:
+        """Let a copy be a hit without another thought for ``due`` seconds more, as far as it is kept."""
+        if due <= 0 or not isinstance(entry, AgedEntry):
+            return
+        with self._lock:  # under which entries are retired: this one must not come back without its value
+            if entry.age is not None and entry.expires not in (RETIRED, EXPIRED):
+                entry.expires = min(monotonic() + due, entry.age.stale_until)
 
     def entry(self, key: Address) -> Entry | None:
         """What lies under ``key``, whatever it is."""

@@ -331,7 +331,7 @@ async def test_a_copy_is_refreshed_ahead(flavour: Flavour, server: RedisServer, 
 @in_both_flavours
 async def test_a_copy_that_is_due_is_refreshed_early(flavour: Flavour, server: RedisServer) -> None:
     """A copy knows how long its value lives and how long it took, and is taken at a glance until it may be due."""
-    store = flavour.use(backend := layered(server.url))
+    store = flavour.use(backend := layered(server.url, max_staleness=120))
     await until_sure(flavour, backend)
     runs = []
 
@@ -615,6 +615,33 @@ async def test_what_was_found_before_all_was_dropped_is_not_believed_after(
 
     two._near.find = found_and_attached  # type: ignore[method-assign]
     assert await flavour.call(counted.load, 1) == "1: 2"
+
+
+@in_both_flavours
+async def test_a_copy_that_nobody_has_hidden_yet_is_not_believed_for_longer_than_what_was_heard(
+    flavour: Flavour, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that would hide it was stopped, too."""
+    store = flavour.use(backend := layered(server.url, max_staleness=40))
+    await until_sure(flavour, backend)
+    counted = Counted(store)
+    for _ in range(2):
+        await flavour.call(counted.load, 1)
+        await settled(flavour, backend)
+    two, entry = store_of(backend), held(backend, counted.load.key(1))
+    assert 30 < entry.expires - monotonic() <= 40
+    monkeypatch.setattr(two, "heard", lambda at: None)
+    monkeypatch.setattr(two, "_trusted", monotonic())
+    entry.expires = two._trusted
+    confirmed = coherence(backend).confirmed
+    for times in (1, 2):
+        assert await flavour.call(counted.load, 1) == "1: 1"
+        assert coherence(backend).confirmed == confirmed + times
+    monkeypatch.setattr(two, "_trusted", monotonic() + 20)
+    for _ in range(2):
+        assert await flavour.call(counted.load, 1) == "1: 1"
+    assert coherence(backend).confirmed == confirmed + 2
+    assert 10 < entry.expires - monotonic() <= 20, "it is at a glance again"
 
 
 # A store behind that is not Redis.

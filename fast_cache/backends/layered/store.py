@@ -9,6 +9,10 @@ What others change is heard through a channel. As long as it is heard from, copi
 memory alone. Else they are out of sight, and whoever asks for one has the far store confirm its version, which takes a
 round trip but not the value; whatever was held when the channel is back may have changed unheard, and is dropped.
 
+It is a thread that hides them, and a process that was stopped may serve before that thread has run. So a copy is at a
+glance only up to the time at which it could not be believed if nothing more were heard: whoever comes then looks
+whether something was, and the copy is at a glance for as long again.
+
 While the far store is away, what is loaded is held here for as long as it may be stale.
 """
 
@@ -23,7 +27,7 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 from fast_cache.backends.channel import Channel, News
 from fast_cache.backends.memory import MemoryStore
 from fast_cache.backends.store import NO_SHELF, Address, Blind, CodecSource, Store, Terms
-from fast_cache.entry import MISSING, NEVER, Entry, MeasuredEntry, MissingType, Shelf, TaggedEntry
+from fast_cache.entry import MISSING, NEVER, RETIRED, Entry, MeasuredEntry, MissingType, Shelf, TaggedEntry
 from fast_cache.errors import BackendError
 from fast_cache.freshness import Found, Life
 from fast_cache.keys import Slot, address_of, text_of
@@ -77,6 +81,8 @@ class LayeredStore(Store):
         self._channel: Channel | None = None
         self._hand = near.shelf(_HAND)
         self._sure = True
+        self._trusted = NEVER
+        """Until when copies may be believed, going by what has been heard."""
         self._attached = False
         self._alone = False
         self._groups: dict[bytes, str] = {}
@@ -100,7 +106,7 @@ class LayeredStore(Store):
     def listen_to(self, channel: Channel) -> None:
         """Hear from ``channel`` what others change. Until it is attached, nothing here is believed."""
         self._channel = channel
-        self._sure = False
+        self._sure, self._trusted = False, RETIRED
         self._show()
 
     # What a channel tells.
@@ -118,6 +124,7 @@ class LayeredStore(Store):
         self._drop(news)
 
     def heard(self, at: float) -> None:
+        self._trusted = at + self._staleness
         self._watch.heard(at)
         if self._attached and not self._sure:
             self._sure = True
@@ -145,7 +152,7 @@ class LayeredStore(Store):
         return shelf if self._sure else Blind(shelf)
 
     def look(self, key: Address) -> Any:
-        return self._near.look(key) if self._sure else MISSING
+        return self._near.look(key) if self._believes() else MISSING
 
     def glance(self, key: Address) -> Any:
         return self._near.glance(key) if self._sure else MISSING
@@ -303,7 +310,7 @@ class LayeredStore(Store):
     async def _held(self, port: Port, key: Address, text: str, terms: Terms) -> Found | MissingType:
         """The copy under ``key``, if it can be believed."""
         near = self._near
-        sure = self._sure  # before the look: once all changes are told again, what was found before may be outdated
+        sure = self._believes()  # before the look: what was found before all changes are told again may be outdated
         if not sure and self._channel is not None:
             self._channel.awake()  # in a forked child all that is asked for may be held already
         entry = near.entry(key)
@@ -313,6 +320,8 @@ class LayeredStore(Store):
         version = entry.version if isinstance(entry, MeasuredEntry) else None
         found = found._replace(source=self._near.label)
         if sure or version == _OWN:
+            if self._channel is not None:
+                near.postpone(entry, self._unquestioned(found, terms))
             return found
         if version is None:
             return MISSING
@@ -367,7 +376,15 @@ class LayeredStore(Store):
         ends_with = found.tags
         if groups:  # it lies on a shelf of its function, which is cleared as a whole
             ends_with = tuple(digest for digest in found.tags if digest not in groups)
-        return self._near.hold(key, found, kept, _due(found, terms), fill, ends_with)
+        return self._near.hold(key, found, kept, self._unquestioned(found, terms), fill, ends_with)
+
+    def _believes(self) -> bool:
+        """Whether all changes have been heard of, as far as is to be expected."""
+        return self._sure and monotonic() < self._trusted
+
+    def _unquestioned(self, found: Found, terms: Terms) -> float:
+        """For how many seconds nobody has anything to decide about what was found, nor whether to believe it."""
+        return max(0.0, min(_due(found, terms), self._trusted - monotonic()))
 
     def _learnt(self, terms: Terms) -> Sequence[bytes]:
         """The digests of groups; from now on it is known which ones they are of."""
