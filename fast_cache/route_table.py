@@ -126,6 +126,9 @@ def _explained(app: FastAPI, route: EffectiveRoute, function: Operations) -> Rou
         exchanges.innermost if exchanges is not None else getattr(app.user_middleware[-1], "cls", None) == Exchanges
     )
     reasons = why_routed(route, verdict, options, app, innermost=innermost)
+    store = function.binding.store
+    if not (store.slotted and store.shares):
+        reasons.append("the backend keeps nothing in local memory that may be handed out; see LayeredBackend")
     if app.dependency_overrides:
         reasons.append("dependency_overrides are set")
     answered = AFTER_DEPENDENCIES if reasons else BEFORE_ROUTING

@@ -43,6 +43,11 @@ class Aliases:
                 del self.table[next(iter(self.table))]
             self.table[(path, query)] = alias
 
+    def clear(self) -> None:
+        """Where any path leads is to be learned anew."""
+        with self._lock:
+            self.table.clear()
+
 
 def names_in(query: bytes) -> list[str]:
     """The names of the parameters in a query, as the framework reads them, repeated ones too."""

@@ -51,6 +51,9 @@ _COMPRESSORS: Final = ("gzip", "brotli", "compress", "zstd", "deflate")
 class Load(Protocol):
     """Whoever waits for the response of an endpoint that has run."""
 
+    streams: bool
+    """Whether it is known to be streamed: then it is no page, and nothing of it is held back."""
+
     def page_of(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Page | Unstorable:
         """What the response is."""
 
@@ -125,11 +128,11 @@ class Exchange:
                     await step()
         if self.load is None:
             if kind == _STARTED and self._status:
-                message = {**message, "headers": [*message.get("headers", ()), *self._status]}
+                message = _with(self._status, message)
             self._status = None
             await self._send(message)
             return
-        if kind == _STARTED and self._start is None:
+        if kind == _STARTED and self._start is None and not self.load.streams:
             self._start = message  # held until the body is there: it may become another one
             return
         if kind == _DEBUG:  # what templates tell a test client before they begin
@@ -139,8 +142,11 @@ class Exchange:
         start, self._start = self._start, None
         assert load is not None
         error: BaseException | None = None
-        if start is None:  # such as early hints, or something that is no response
-            page: Page | Unstorable = Unstorable(f"it begins with {kind}")
+        page: Page | Unstorable
+        if load.streams:
+            page = Unstorable("it is streamed")
+        elif start is None:  # such as early hints, or something that is no response
+            page = Unstorable(f"it begins with {kind}")
         elif kind != _BODY:
             page = Unstorable(f"it is sent by {kind}")
         elif message.get("more_body", False):
@@ -158,8 +164,8 @@ class Exchange:
             await send_page(self._send, other, headers, known=known)
             return
         if start is not None:
-            await self._send({**start, "headers": [*start.get("headers", ()), *headers]} if headers else start)
-        await self._send(message)
+            await self._send(_with(headers, start))
+        await self._send(message if kind != _STARTED else _with(headers, message))
 
     def awaits(self, load: Load) -> None:
         """Let ``load`` have the response. From any thread: one that runs an endpoint goes on when its request was
@@ -200,8 +206,8 @@ class Exchanges:
         """Whether paths tell which endpoints are cached."""
         self._routes: Sequence[Any] = ()
         self._counted = -1
-        self._wanted: re.Pattern[str] | None = None
-        """What the paths match that may lead to one, as long as there are so many routes."""
+        self._wanted: dict[str | None, re.Pattern[str]] | None = None
+        """What the paths match that may lead to one, by method, as long as there are so many routes."""
         self.innermost = isinstance(app, ExceptionMiddleware)
         """Whether nothing stands between us and the routes that every request has to pass."""
         self._weak: bool | None = None
@@ -234,17 +240,19 @@ class Exchanges:
         if scope["type"] != "http":
             return self.app(scope, receive, send)
         path, method = scope["path"], scope["method"]
+        if self._counted != len(self._routes):
+            self._look_at_routes()
         if method == "GET" and (alias := self.aliases.table.get((path, scope["query_string"]))) is not None:
             answer = alias.answer(scope, self)
             if answer is not None:
                 page, headers, known = answer
                 return send_page(send, page, headers, known=known)
-        if self._counted != len(self._routes):
-            self._look_at_routes()
         wanted = self._wanted
         # One look at a pattern: an exchange that is of no use would be 5 µs.
-        if wanted is not None and not wanted.match(route_path(scope) if scope.get("root_path") else path):
-            return self.app(scope, receive, send)
+        if wanted is not None:
+            pattern = wanted.get(method) or wanted[None]
+            if not pattern.match(route_path(scope) if scope.get("root_path") else path):
+                return self.app(scope, receive, send)
         if (method, path) in self._plain:
             return self.app(scope, receive, send)
         return self._exchanged(scope, receive, send, path)
@@ -273,7 +281,9 @@ class Exchanges:
                 scope[EXCHANGE] = before
 
     def _look_at_routes(self) -> None:
-        """Find out which paths may lead to cached endpoints."""
+        """Find out which paths may lead to cached endpoints, and forget where some have led before."""
+        self.aliases.clear()
+        self._plain.clear()
         owner = self._owner()
         if owner is not None:
             self._routes = owner.router.routes
@@ -336,6 +346,11 @@ class Exchanges:
         return scope.get("app") is self._owner()
 
 
+def _with(headers: Headers, start: Message) -> Message:
+    """The beginning of a response, with more headers."""
+    return {**start, "headers": [*start.get("headers", ()), *headers]} if headers else start
+
+
 def install(app: FastAPI) -> None:
     """Put the middleware into ``app``, once, as its innermost: also where the application has begun to run."""
     if hasattr(app.state, BOUND):
@@ -359,7 +374,7 @@ def install(app: FastAPI) -> None:
     )
 
 
-def _paths_with_use(app: FastAPI) -> re.Pattern[str] | None:
+def _paths_with_use(app: FastAPI) -> dict[str | None, re.Pattern[str]] | None:
     """What the paths match on which an exchange may be of use."""
     try:
         return paths_to(app, lambda call: may_be_cached(call) or getattr(call, USES_EXCHANGE, False))

@@ -94,14 +94,14 @@ def has_own_ways(app: Any) -> bool:
     return any(isinstance(route, Host) or not _matches_by_path(route) for route in every)
 
 
-def paths_to(app: Any, wanted: Callable[[Any], bool]) -> re.Pattern[str] | None:
+def paths_to(app: Any, wanted: Callable[[Any], bool]) -> dict[str | None, re.Pattern[str]] | None:
     """What the paths match (:func:`route_path`) that may lead to endpoints or dependencies which are ``wanted``.
 
-    ``None`` if that can't be told.
+    By the method of the request; under ``None`` for all that are not named. ``None`` if that can't be told.
 
     Applications that are mounted are left out, and routers that are mounted count as what is wanted.
     """
-    patterns = []
+    patterns: dict[str | None, list[str]] = {None: []}
     for original, effective, mounted in _contexts(getattr(app, "routes", ()), set(), within=True):
         pattern = getattr(effective, "path_regex", None)
         if isinstance(original, Host) or not _matches_by_path(original) or not isinstance(pattern, re.Pattern):
@@ -112,7 +112,14 @@ def paths_to(app: Any, wanted: Callable[[Any], bool]) -> re.Pattern[str] | None:
             dependant = getattr(effective, "dependant", None)
             leads = wanted(getattr(effective, "endpoint", None)) or _uses(dependant, wanted)
         if leads and not mounted:
-            patterns.append(_NAMED.sub("(?:", pattern.pattern))
+            of_route = None if isinstance(original, Mount) else getattr(effective, "methods", None)
+            for method in of_route or (None,):
+                patterns.setdefault(method, []).append(_NAMED.sub("(?:", pattern.pattern))
+    whatever = patterns[None]
+    return {method: _any_of([*own, *whatever] if method else whatever) for method, own in patterns.items()}
+
+
+def _any_of(patterns: list[str]) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{pattern})" for pattern in patterns) or "(?!)")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from fast_cache.entry import MISSING, NEVER
@@ -48,6 +48,7 @@ class Run:
         self.mark: Mark | None = None
         self.whole = False
         """Whether the endpoint returned a response, to which FastAPI adds nothing of the dependencies'."""
+        self.streams = False
         self._strays = False
 
     def resume(
@@ -125,6 +126,7 @@ class Run:
         """Ask what the author wants to be asked of a result, before it becomes a page."""
         mark, function = self.mark, self.pages.function
         self.whole = isinstance(result, Response)
+        self.streams = isinstance(result, StreamingResponse)
         if mark is None:
             return
         policy = function.policy

@@ -76,9 +76,11 @@ def test_a_search_is_answered_by_its_body(shop: httpx.Client) -> None:
     assert "hit" in shop.post("/search", json=["cup"]).headers["cache-status"]
 
 
-def test_the_shop_tells_where_it_answers_from(shop: httpx.Client) -> None:
+def test_the_shop_tells_where_it_answers_from(shop: httpx.Client, request: pytest.FixtureRequest) -> None:
     rows = {line.split()[0]: line for line in shop.get("/routes").text.splitlines()}
-    assert "before routing" in rows["/items/{item_id}"]
+    in_memory = request.node.callspec.params["shop"] == "memory"
+    assert ("before routing" in rows["/items/{item_id}"]) == in_memory
+    assert ("the backend keeps nothing in local memory" in rows["/items/{item_id}"]) != in_memory
     assert "after dependencies" in rows["/me"]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -10,7 +12,8 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from fastapi.testclient import TestClient
 
-from fast_cache import Cache, InvalidTypeError
+from fast_cache import Cache, CacheBackend, InMemoryBackend, InvalidTypeError
+from tests.support.pages import make_backend
 
 
 def get_user(x_user: Annotated[str, Header()]) -> str:
@@ -25,9 +28,9 @@ def around(fn: Callable[..., Any]) -> Callable[..., Any]:
     return other
 
 
-def make() -> tuple[FastAPI, Cache]:
+def make(backend: CacheBackend | None = None) -> tuple[FastAPI, Cache]:
     app, cache, router = FastAPI(), Cache(), APIRouter()
-    cache.init_app(app)
+    cache.init_app(app, backend)
 
     @router.get("/items/{item_id}")
     @cache.cached
@@ -97,6 +100,40 @@ def test_it_tells_what_happens(caplog: pytest.LogCaptureFixture) -> None:
             answer = client.get(url, headers={"x-user": "ada"})
         status = answer.headers.get("cache-status", "none")
         assert ("; hit" in status) == (row.answered in ("before routing", "after dependencies")), (row.path, status)
+
+
+@pytest.mark.parametrize("store", ["memory", "copies", "redis", "layered"])
+def test_what_is_not_at_hand_is_not_answered_before_routing(store: str, redis_url: str) -> None:
+    made = InMemoryBackend(copy=True) if store == "copies" else make_backend(store, redis_url)
+    with contextlib.closing(made) as backend:
+        app, cache = make(backend)
+        routed: list[bool] = []
+
+        class Seen:
+            def __init__(self, app: Any) -> None:
+                self.app = app
+
+            async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+                await self.app(scope, receive, send)
+                routed.append("endpoint" in scope)
+
+        app.add_middleware(Seen)
+        with TestClient(app) as client:
+            (row,) = [row for row in cache.explain(app) if row.path == "/a/items/{item_id}"]
+
+            def is_answered_before_routing() -> bool:
+                client.get("/a/items/1")
+                return not routed[-1]
+
+            if row.answered == "before routing":
+                assert row.reasons == ()
+                deadline = time.monotonic() + 20
+                while not is_answered_before_routing():  # two tiers have to hear first that they are told of changes
+                    assert time.monotonic() < deadline
+            else:
+                assert "the backend keeps nothing in local memory that may be handed out" in row.reasons[0]
+                assert not any(is_answered_before_routing() for _ in range(4))
+        assert (row.answered == "before routing") == (store in ("memory", "layered"))
 
 
 def test_what_runs_uncached_is_said_when_the_application_starts(caplog: pytest.LogCaptureFixture) -> None:

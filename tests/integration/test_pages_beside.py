@@ -27,8 +27,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fast_cache import Cache, HTTPOptions, InMemoryBackend, NotKeyed
 from fast_cache.testing import PATIENCE
-from tests.support.asgi_client import Answer, ask
-from tests.support.pages import KINDS, Site
+from tests.support.asgi_client import Answer, ask, scope_of
+from tests.support.pages import KINDS, Site, until
 
 BOTH = pytest.mark.parametrize("kind", KINDS)
 
@@ -565,6 +565,45 @@ async def test_streams_beside_cached_endpoints_are_untouched(kind: str) -> None:
         answer = await site.get("/stream")
         assert answer.body == b"data: a\n\ndata: b\n\ndata: c\n\n"
         assert answer.cached == ""
+
+
+@BOTH
+@suspending
+async def test_a_stream_of_a_cached_endpoint_is_not_held_back(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What comes before its first event has gone by the time it waits for that, and so has who waits for the leader."""
+    site = Site(kind)
+    first = asyncio.Event()
+
+    async def parts() -> AsyncIterator[str]:
+        await first.wait()
+        yield "data: a\n\n"
+
+    @site.page("/events", expire=60)
+    def events() -> StreamingResponse:
+        return StreamingResponse(parts(), media_type="text/event-stream")
+
+    sent: list[list[Any]] = [[], []]
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def request(messages: list[Any]) -> None:
+        async def send(message: Any) -> None:
+            messages.append(message)
+
+        await site.app(scope_of("/events"), receive, send)
+
+    both = [asyncio.create_task(request(messages)) for messages in sent]
+    await until(lambda: all(sent), "both have begun")
+    for messages in sent:
+        (start,) = messages
+        assert start["type"] == "http.response.start"
+        assert (b"cache-status", b"fast_cache; fwd=uri-miss") in start["headers"]
+    first.set()
+    await asyncio.gather(*both)
+    assert [b"".join(message.get("body", b"") for message in messages) for messages in sent] == [b"data: a\n\n"] * 2
+    assert site.runs == 2
+    assert "it is streamed" in caplog.text
 
 
 # Methods.

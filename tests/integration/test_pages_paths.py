@@ -22,9 +22,11 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict
 from starlette.applications import Starlette
 from starlette.routing import Host, Match, Mount, Route
+from starlette.testclient import TestClient
 from starlette.types import Message, Scope
 
 from fast_cache import Cache, InMemoryBackend
+from fast_cache.http.exchange import EXCHANGE
 from tests.support.uvicorn_server import ServedApp, serve
 
 Decorator = Callable[..., Any]
@@ -357,6 +359,46 @@ def test_a_path_that_led_to_no_cached_endpoint_is_cached_when_it_does(target: st
     routes.insert(0, routes.pop())
     assert [answer.body for answer in asked(pair, [target] * 4)] == [b'"late"'] * 4
     assert pair.runs["late"] <= 2
+
+
+def test_a_route_that_is_put_in_front_is_not_passed_by() -> None:
+    """Where paths have led before is forgotten when there are more routes."""
+    pair = Pair()
+    asked(pair, ["/items/1"] * 3)
+
+    async def in_front() -> str:
+        return "in front"
+
+    pair.cached.get("/items/1")(in_front)
+    routes = pair.cached.router.routes
+    routes.insert(0, routes.pop())
+    assert asked(pair, ["/items/1"])[0].body == b'"in front"'
+
+
+def test_requests_by_another_method_than_that_of_the_cached_endpoint_have_no_exchange() -> None:
+    app, cache = FastAPI(), Cache()
+    cache.init_app(app)
+    had: list[bool] = []
+
+    @app.put("/items/{number}")
+    async def change(number: int, request: Request) -> None:
+        had.append(EXCHANGE in request.scope)
+
+    @app.get("/items/{number}")
+    @cache.cached
+    async def read(number: int) -> int:
+        return number
+
+    @app.delete("/items/{number}")
+    async def remove(number: int, request: Request, invalidated: Annotated[None, cache.invalidating(read)]) -> None:
+        had.append(EXCHANGE in request.scope)
+
+    client = TestClient(app)
+    for number in range(3):
+        assert client.put(f"/items/{number}").status_code == 200
+        assert client.get(f"/items/{number}").json() == number
+        assert client.delete(f"/items/{number}").status_code == 200
+    assert had == [False, True] * 3
 
 
 # The page of one visitor under the name of a file (web cache deception).
