@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from fast_cache.backends.redis.backend import DEFAULTS
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_sentinel import RedisSentinel
 from tests.support.redis_server import RedisServer
@@ -21,6 +22,13 @@ def pytest_configure() -> None:
 def _every_socket_is_closed() -> Iterator[None]:
     with all_closed():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _busy_machines_are_no_outage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where tests compete for processors a server may be silent for longer than users should have to wait."""
+    if "faults" not in request.path.parts:
+        monkeypatch.setitem(DEFAULTS, "timeout", 5.0)
 
 
 @pytest.fixture(scope="session")

@@ -108,13 +108,13 @@ async def few_at_once(steps: Iterable[Awaitable[object]]) -> None:
 
 
 def ours(url: Any) -> Subject:
-    backend = RedisBackend(url, namespace=NAMESPACE)
+    backend = RedisBackend(url, namespace=NAMESPACE, timeout=5)
     return Subject(backend.aget, partial(backend.aset, expire=LIFETIME), backend.aclose)
 
 
 def ours_cached(url: Any) -> Subject:
     """A decorated function that must not run once it is filled."""
-    backend = RedisBackend(url, namespace=NAMESPACE)
+    backend = RedisBackend(url, namespace=NAMESPACE, timeout=5)
     cache = Cache()
     cache.init_app(FastAPI(), backend=backend)
     source: list[Value] = []
@@ -168,7 +168,7 @@ def ours_in_cluster(url: str) -> Subject:
 
 
 def ours_blocking(url: str) -> Subject:
-    backend = RedisBackend(url, namespace=NAMESPACE)
+    backend = RedisBackend(url, namespace=NAMESPACE, timeout=5)
     return Subject(backend.get, partial(backend.set, expire=LIFETIME), _at_once(backend.close))
 
 

@@ -36,7 +36,7 @@ from fast_cache.serializers import Serializer, checked_serializer
 
 T = TypeVar("T")
 
-_DEFAULTS: Final = {
+DEFAULTS: Final = {
     "timeout": 0.25,
     "connect_timeout": 1.0,
     "max_load_time": 600.0,
@@ -277,4 +277,4 @@ class RedisBackend(CacheBackend):
 
 
 def _seconds(value: Duration | None, option: str) -> float:
-    return _DEFAULTS[option] if value is None else seconds(value, option=option)
+    return DEFAULTS[option] if value is None else seconds(value, option=option)
