@@ -13,12 +13,12 @@ import os
 from decimal import Decimal
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException
 from fastapi.responses import PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 
-from fast_cache import CacheBackend, CacheDep, InMemoryBackend, RedisBackend, cache
+from fast_cache import CacheBackend, CacheDep, HTTPOptions, InMemoryBackend, RedisBackend, cache
 
 
 class Item(BaseModel):
@@ -54,7 +54,7 @@ USERS = {"ada-token": User(id=1, name="Ada"), "bob-token": User(id=2, name="Bob"
 ORDERS = {1: [1001, 1004], 2: [1002]}
 
 # How often the sources behind the cache were asked, for whoever wants to see it work.
-ASKED = {"items": 0, "accounts": 0, "rates": 0, "reports": 0}
+ASKED = {"items": 0, "accounts": 0, "stock": 0, "rates": 0, "reports": 0}
 
 
 def backend() -> CacheBackend:
@@ -64,7 +64,7 @@ def backend() -> CacheBackend:
 
 
 app = FastAPI(title="A small shop")
-cache.init_app(app, backend=backend(), default_expire=300)
+cache.init_app(app, backend=backend(), default_expire=300, http=HTTPOptions(cache_groups=True))
 
 
 @app.get("/")
@@ -74,6 +74,7 @@ def addresses() -> dict[str, str]:
         "GET /items/1": "one item, cached for a minute",
         "PUT /items/1": "change it: the cached copy goes at once",
         "GET /me": "your account, cached for each user: Authorization: Bearer ada-token (or bob-token)",
+        "GET /staff/stock": "what there is of each, the same for all who are let in; Cache-Groups tells its tag",
         "GET /rates/EUR": "a rate, kept by hand",
         "GET /report": "takes a second the first time, and none afterwards: Cache-Status says why",
         "GET /greeting": "one for each language: Accept-Language: it",
@@ -100,7 +101,7 @@ def list_items(cheaper_than: Decimal | None = None, limit: int = 10) -> list[Ite
     return found[:limit]
 
 
-@app.put("/items/{item_id}")
+@app.put("/items/{item_id}", dependencies=[cache.invalidating(tags="stock")])  # once it has succeeded
 async def update_item(item_id: int, name: str, price: Decimal) -> Item:
     ITEMS[item_id] = Item(id=item_id, name=name, price=price)
     await read_item.invalidate(item_id)
@@ -120,6 +121,21 @@ async def read_account(user: Annotated[User, Depends(current_user)]) -> Account:
     # The user is a parameter, so it is part of the key: nobody is served another's account.
     ASKED["accounts"] += 1
     return Account(user=user, orders=ORDERS[user.id])
+
+
+staff = APIRouter(prefix="/staff", dependencies=[Depends(current_user)])
+
+
+@staff.get("/stock")
+@cache.cached(expire="10m", stale_while_revalidate="1h", shared=True, tags="stock")
+async def read_stock() -> dict[str, int]:
+    # Shared by those whom the guard of the router lets in, which is asked each time. After ten minutes it is stale: it
+    # is still answered at once, and computed anew behind that.
+    ASKED["stock"] += 1
+    return {item.name: 10 * item.id for item in ITEMS.values()}
+
+
+app.include_router(staff)
 
 
 @app.get("/rates/{currency}")

@@ -84,6 +84,24 @@ def test_the_shop_tells_where_it_answers_from(shop: httpx.Client, request: pytes
     assert "after dependencies" in rows["/me"]
 
 
+def test_the_stock_is_one_page_for_all_who_are_let_in(shop: httpx.Client) -> None:
+    first, second = (shop.get("/staff/stock", headers=who) for who in (ADA, BOB))
+    assert first.json() == second.json() == {"Kettle": 10, "Teapot": 20, "Cup": 30}
+    assert "hit" in second.headers["cache-status"]
+    assert second.headers["cache-groups"] == '"stock"'
+    assert second.headers["cache-control"] == "private, max-age=600, stale-while-revalidate=3600"
+    assert shop.get("/staff/stock").status_code == 401
+    assert asked(shop)["stock"] == 1
+
+
+def test_a_change_that_succeeds_ends_what_has_the_tag(shop: httpx.Client) -> None:
+    shop.get("/staff/stock", headers=ADA)
+    assert shop.put("/items/1", params={"name": "Kettle"}).status_code == 422
+    assert "hit" in shop.get("/staff/stock", headers=ADA).headers["cache-status"]
+    assert shop.put("/items/1", params={"name": "Pot", "price": 1}).status_code == 200
+    assert "Pot" in shop.get("/staff/stock", headers=ADA).json()
+
+
 def test_an_item_is_read_once(shop: httpx.Client) -> None:
     first = shop.get("/items/1").json()
     assert first == {"id": 1, "name": "Kettle", "price": "34.90"}
