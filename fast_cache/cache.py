@@ -486,8 +486,7 @@ class Cache(Presets):
 
         It is a ``Depends`` already. What is named is invalidated when the endpoint has returned, and before the
         response is sent where FastAPI can do that (from 0.121 on, and before 0.118). It is not if the endpoint raised,
-        an ``HTTPException`` too, or gave the ``Response`` that it takes as a parameter a status of 400 or more; what
-        status a response has that it returns is not known here, use :meth:`invalidates` there.
+        an ``HTTPException`` too, or the response has a status of 400 or more, also one that the endpoint returned.
 
         Args:
             targets, tags, everything: as in :meth:`invalidates`, with the path and query parameters of the request as

@@ -30,9 +30,8 @@ from fast_cache.entry import MISSING, MissingType
 from fast_cache.errors import ConfigurationError, InvalidTypeError, UnkeyableError
 from fast_cache.flow import removal, removal_of_match
 from fast_cache.keys import KeyMaker, address_of
-from fast_cache.keys.template import Field, parse_template
+from fast_cache.keys.template import GLOB, Field, parse_template
 
-_GLOB: Final = frozenset("*?[]")
 _MOST: Final = 256
 """How many readings of one text are followed; one that has more means all results of a function."""
 
@@ -84,7 +83,7 @@ class Naming:
         pieces = parse_template(begins, tuple(parameters), option="template", encoding=_not_encoded)
         self._fields = [piece for piece in pieces if isinstance(piece, Field)]
         self._literals = _literals(begins)
-        if not _GLOB.isdisjoint("".join(self._literals)):
+        if not GLOB.isdisjoint("".join(self._literals)):
             raise ConfigurationError(
                 f"{text!r} is a pattern; name one key, or let one * stand at the end, without any other * ? [ or ]"
             )

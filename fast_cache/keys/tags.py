@@ -17,7 +17,7 @@ from uuid import UUID
 from fast_cache.errors import ConfigurationError, InvalidTypeError, UnkeyableError
 from fast_cache.keys.groups import CALL, GROUP
 from fast_cache.keys.roles import Role
-from fast_cache.keys.template import Field, parse_template
+from fast_cache.keys.template import GLOB, Field, parse_template
 
 MAX_TAG_LENGTH: Final = 1024
 """Characters."""
@@ -25,7 +25,6 @@ MAX_TAG_LENGTH: Final = 1024
 MAX_TAGS: Final = 64
 """Of one entry."""
 
-_GLOB: Final = frozenset("*?[]")
 _PLAIN: Final = (str, int, float, bool, Decimal, UUID, date, datetime, time)
 
 
@@ -44,7 +43,7 @@ class TagMaker:
     def __init__(self, tags: str | Iterable[str], parameters: Mapping[str, Role]) -> None:
         templates = check_tags(tags)
         for template in templates:
-            if not _GLOB.isdisjoint(_literal(template)):
+            if not GLOB.isdisjoint(_literal(template)):
                 raise ConfigurationError(f"tags={template!r}: a tag is a name, not a pattern; leave out * ? [ and ]")
         self._templates = [
             parse_template(template, tuple(parameters), option="tags", encoding=_text_of) for template in templates

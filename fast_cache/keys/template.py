@@ -18,6 +18,9 @@ from fast_cache.keys.text import escape_literal
 
 _FIELD: Final = re.compile(r"(?P<parameter>\w+)(?P<steps>(?:\.\w+|\[[^\[\]]+\])*)")
 _STEP: Final = re.compile(r"\.(\w+)|\[([^\[\]]+)\]")
+GLOB: Final = frozenset("*?[]")
+"""What makes a pattern of a text. No name has it: where patterns are taken it would be one."""
+
 _ENDS_A_FIELD: Final = frozenset(":/,;| ")
 """Characters that no encoding continues with: before any other one, a comma is put behind the field."""
 
@@ -106,6 +109,8 @@ def parse_template(
         ) from None
     pieces: list[str | Field] = []
     for literal, name, specification, conversion in parsed:
+        if option == "key" and not GLOB.isdisjoint(literal):
+            raise ConfigurationError(f"key={template!r}: a key is a name, not a pattern; leave out * ? [ and ]")
         if literal:
             if encoding is None and pieces and isinstance(pieces[-1], Field) and literal[0] not in _ENDS_A_FIELD:
                 pieces.append(",")

@@ -92,6 +92,9 @@ class TestTemplates:
             "{user.1}",
             "{user id}",
             "{user()}",
+            "user:{user}:*",
+            "user?{user}",
+            "user:[{user}]",
         ],
     )
     def test_a_template_that_can_not_work_is_refused_at_decoration(self, template: str) -> None:
