@@ -404,6 +404,23 @@ def test_the_endpoints_own_word_wins(site: Site, own: str) -> None:
     assert site.runs == 1
 
 
+@pytest.mark.parametrize("by_option", [True, False])
+def test_what_is_said_to_shared_caches_reaches_them_in_304_too(site: Site, by_option: bool) -> None:
+    control = "public, max-age=10, s-maxage=60"
+
+    def read(response: Response) -> str:
+        if not by_option:
+            response.headers["cache-control"] = control
+        return "x"
+
+    site.page(read, expire=30, cache_control=control if by_option else None)
+    made, hit = site.get(), site.get()
+    known = site.get("/", ("if-none-match", made.headers["etag"]))
+    assert [answer.status_code for answer in (made, hit, known)] == [200, 200, 304]
+    assert [answer.headers.get_list("cache-control") for answer in (made, hit, known)] == [[control]] * 3
+    assert site.runs == 1
+
+
 @pytest.mark.parametrize("option", [None, "", "public, max-age=60"])
 @pytest.mark.parametrize("own", ["no-store", "private", 'Private="x-a"', "max-age=60, no-cache", "NO-STORE"])
 def test_what_the_endpoint_forbids_to_store_is_not_stored(site: Site, own: str, option: str | None) -> None:
@@ -446,10 +463,14 @@ wishes = pytest.mark.parametrize(("lines", "wish"), WISHES)
 @wishes
 @pytest.mark.parametrize("blind", [True, False])
 def test_what_a_client_wants_where_it_may(site: Site, lines: LINES, wish: str, blind: bool) -> None:
-    site.page((lambda: site.runs) if blind else (lambda x_user: site.runs), expire=60, client_control=True)
-    path = "/" if blind else "/?x_user=1"
-    assert site.get(path).json() == 1
-    answer = site.get(path, *lines)
+    def of_user(user: Annotated[str, Depends(own_name)]) -> int:
+        return site.runs
+
+    site.page((lambda: site.runs) if blind else of_user, expire=60, client_control=True)
+    (row,) = site.cache.explain(site.app)
+    assert row.answered == ("before routing" if blind else "after dependencies")
+    assert site.get().json() == 1
+    answer = site.get("/", *lines)
     assert answer.json() == (1 if wish == "hit" else 2)
     status = answer.headers["cache-status"]
     assert (
@@ -461,7 +482,7 @@ def test_what_a_client_wants_where_it_may(site: Site, lines: LINES, wish: str, b
         }[wish]
     )
     # What was refreshed is stored; what went by is not.
-    assert site.get(path).json() == (2 if wish == "reload" else 1)
+    assert site.get().json() == (2 if wish == "reload" else 1)
 
 
 @wishes
