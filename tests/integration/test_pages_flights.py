@@ -23,7 +23,7 @@ from fastapi.exceptions import ResponseValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.testclient import TestClient
 
-from fast_cache import HTTPOptions
+from fast_cache import HTTPOptions, NotKeyed
 from fast_cache.testing import PATIENCE
 from tests.support.asgi_client import Answer, ask
 from tests.support.pages import KINDS, STORES, Site, site, until
@@ -392,6 +392,30 @@ def test_a_leader_whose_client_goes_away_leaves_the_page_to_its_followers(kind: 
                 assert received.startswith(b"HTTP/1.1 200 ")
                 assert received.endswith(b'"there"')
         assert made.runs == 1
+
+
+@BOTH
+@pytest.mark.parametrize("storable", [True, False])
+@suspending
+async def test_a_leader_whose_client_takes_its_answer_for_ever_keeps_nobody_waiting(kind: str, storable: bool) -> None:
+    async with site(kind, http=HTTPOptions(max_body=1000)) as made:
+
+        @made.page("/", expire=60)
+        def read() -> str:
+            return "x" * (10 if storable else 2000)
+
+        enough = asyncio.Event()
+        made.door.close()
+        leader = made.start("/", take=lambda _: enough.wait())
+        await made.ran(1)
+        tasks = [made.start("/") for _ in range(3)]
+        await made.followed(3)
+        made.door.open()
+        answers = await made.all(tasks)
+        assert not leader.done()
+        assert made.runs == (1 if storable else 4)
+        enough.set()
+        assert {answer.body for answer in (*answers, await leader)} == {answers[0].body}
 
 
 # Leaders that fail.
@@ -790,6 +814,25 @@ async def test_a_refresh_is_a_request_of_its_own(kind: str, store: str, redis_ur
         assert refresh["session"] == {"user": "ada"}
         assert refresh["left"] is None  # as the middleware outside left it, not another run's dependencies
         assert refresh["headers"] == {"host": "test", "x-kept": "kept"}
+
+
+@BOTH
+@suspending
+async def test_what_a_refresh_puts_into_its_session_is_in_no_visitors(kind: str) -> None:
+    async with site(kind) as made:
+
+        @made.page("/", expire=60, stale_while_revalidate=600, tags="t")
+        def read(request: Annotated[Request, NotKeyed]) -> int:
+            request.session["runs"] = made.runs
+            return made.runs
+
+        first, second = {"user": "ada"}, {"user": "ada"}
+        assert (await made.get("/", session=first)).json() == 1
+        await made.cache.ainvalidate_tags("t", soft=True)
+        assert (await made.get("/", session=second)).json() == 1
+        await made.rested()
+        assert (await made.get("/", session=second)).json() == 2
+        assert (first, second) == ({"user": "ada", "runs": 1}, {"user": "ada"})
 
 
 @BOTH

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -66,9 +67,10 @@ def scope_of(
 class _Client:
     """The other end of one request. Like a server it knows the scope, so whoever keeps it in there makes a ring."""
 
-    def __init__(self, scope: Scope, body: bytes) -> None:
+    def __init__(self, scope: Scope, body: bytes, take: Callable[[Message], Awaitable[object]] | None) -> None:
         self._scope = scope
         self._left = [body]
+        self._take = take
         self.messages: list[Message] = []
 
     async def receive(self) -> Message:
@@ -80,6 +82,8 @@ class _Client:
     async def send(self, message: Message) -> None:
         # Headers as they are now: whoever sent them may go on to change the list.
         self.messages.append({**message, "headers": list(message["headers"])} if "headers" in message else message)
+        if self._take is not None:
+            await self._take(message)
 
 
 async def ask(
@@ -89,10 +93,14 @@ async def ask(
     method: str = "GET",
     headers: dict[str, str] | list[tuple[str, str]] | None = None,
     body: bytes = b"",
+    take: Callable[[Message], Awaitable[object]] | None = None,
     **more: Any,
 ) -> Answer:
-    """Make a request, and raise what the application raises; ``more`` goes into its scope."""
+    """Make a request, and raise what the application raises; ``more`` goes into its scope.
+
+    Each message is sent for as long as ``take`` takes it.
+    """
     scope = scope_of(url, method, headers, **more)
-    client = _Client(scope, body)
+    client = _Client(scope, body, take)
     await app(scope, client.receive, client.send)
     return Answer(client.messages)
