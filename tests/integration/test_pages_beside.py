@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +29,7 @@ from fast_cache import Cache, HTTPOptions, InMemoryBackend, NotKeyed
 from fast_cache.testing import PATIENCE
 from tests.support.asgi_client import Answer, ask, scope_of
 from tests.support.pages import KINDS, Site, until
+from tests.support.uvicorn_server import serve
 
 BOTH = pytest.mark.parametrize("kind", KINDS)
 
@@ -604,6 +605,89 @@ async def test_a_stream_of_a_cached_endpoint_is_not_held_back(kind: str, caplog:
     assert [b"".join(message.get("body", b"") for message in messages) for messages in sent] == [b"data: a\n\n"] * 2
     assert site.runs == 2
     assert "it is streamed" in caplog.text
+
+
+def streaming(kind: str, place: str, shape: str) -> Site:
+    """A site with a stream whose second part comes when the door is open, somewhere beside what is cached."""
+    site = Site(kind)
+
+    @site.page("/{number}", expire=60)
+    def read(number: int) -> int:
+        return number
+
+    async def suspending_parts() -> AsyncIterator[str]:
+        yield "first"
+        await site.door.pass_suspending()
+        yield "last"
+
+    def blocking_parts() -> Iterator[str]:
+        yield "first"
+        site.door.pass_blocking()
+        yield "last"
+
+    async def suspending_endpoint() -> StreamingResponse:
+        return StreamingResponse(suspending_parts(), media_type="text/event-stream")
+
+    def blocking_endpoint() -> StreamingResponse:
+        return StreamingResponse(blocking_parts(), media_type="text/event-stream")
+
+    endpoint: Any = suspending_endpoint if kind == "async" else blocking_endpoint
+    options: dict[str, Any] = {}
+    if place == "changing":
+        options["dependencies"] = [site.cache.invalidating(everything=read)]
+    if shape == "sse":
+        options["response_class"] = pytest.importorskip("fastapi.sse").EventSourceResponse
+        endpoint = suspending_parts if kind == "async" else blocking_parts
+    routes = site.app.router.routes
+    site.app.get("/apart/stream" if place == "apart" else "/stream", **options)(
+        site.cache.cached(expire=60)(endpoint) if place == "cached" else endpoint
+    )
+    routes.insert(0, routes.pop())  # before the cached one, whose path would match
+    return site
+
+
+STREAMS = pytest.mark.parametrize(
+    ("place", "shape"),
+    [(place, shape) for place in ("apart", "matched", "changing", "cached") for shape in ("response", "sse")][:-1],
+)
+
+
+@BOTH
+@STREAMS
+@suspending
+async def test_the_beginning_of_a_stream_is_sent_while_the_rest_is_not_there_yet(
+    kind: str, place: str, shape: str
+) -> None:
+    site = streaming(kind, place, shape)
+    for _ in range(2):  # the second time it is known what is at this path
+        site.door.close()
+        bodies: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def take(message: Message, bodies: asyncio.Queue[bytes] = bodies) -> None:
+            if message["type"] == "http.response.body":
+                bodies.put_nowait(message["body"])
+
+        asked = site.start("/apart/stream" if place == "apart" else "/stream", take=take)
+        assert b"first" in await asyncio.wait_for(bodies.get(), PATIENCE)
+        site.door.open()
+        (answer,) = await site.all([asked])
+        assert answer.body.index(b"first") < answer.body.index(b"last")
+
+
+@BOTH
+@STREAMS
+def test_a_server_sends_the_beginning_of_a_stream_while_the_rest_is_not_there_yet(
+    kind: str, place: str, shape: str
+) -> None:
+    site = streaming(kind, place, shape)
+    with serve(site.app) as served, served.client() as client:
+        for _ in range(2):
+            site.door.close()
+            with client.stream("GET", "/apart/stream" if place == "apart" else "/stream") as answer:
+                parts = answer.iter_raw()
+                assert b"first" in next(parts)
+                site.door.open()
+                assert b"last" in b"".join(parts)
 
 
 # Methods.
