@@ -10,6 +10,7 @@ import functools
 import hashlib
 import hmac
 import itertools
+import json
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import httpx2 as httpx
+import itsdangerous
 import pytest
 from fastapi import APIRouter, Cookie, Depends, FastAPI, Header, HTTPException, Request, Response, Security
 from fastapi.exceptions import ResponseValidationError
@@ -34,6 +36,7 @@ from fastapi.security import (
 )
 from pydantic import BaseModel, Field, SecretStr
 from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -167,7 +170,21 @@ class Sessions:
 
 def of_session(world: World) -> None:
     world.app.add_middleware(Sessions)
+    by_session(world)
 
+
+def of_starlettes_session(world: World) -> None:
+    world.app.add_middleware(SessionMiddleware, secret_key=SECRET.decode())
+    by_session(world)
+
+
+def logged_in(user: str, secret: str = SECRET.decode()) -> Identity:
+    """With the cookie of ``SessionMiddleware``."""
+    session = base64.b64encode(json.dumps({"user": user}).encode())
+    return Identity(cookies={"session": itsdangerous.TimestampSigner(secret).sign(session).decode()})
+
+
+def by_session(world: World) -> None:
     def user(request: Request) -> str:
         if "user" not in request.session:
             raise HTTPException(401)
@@ -387,6 +404,12 @@ WAYS = {
         {user: Identity(cookies={"session": signed(user)}) for user in X_USERS},
         in_key="user",
         stranger=Identity(cookies={"session": "ada.forged"}),
+    ),
+    "session of Starlette": Way(
+        of_starlettes_session,
+        {user: logged_in(user) for user in X_USERS},
+        in_key="user",
+        stranger=logged_in("ada", "of another"),
     ),
     "cookie": Way(of_cookie, {user: Identity(cookies={"session": signed(user)}) for user in X_USERS}, in_key="user"),
     "bearer on the endpoint": Way(of_token_at_endpoint, BEARERS, in_key="user", stranger=bearer("stolen")),
