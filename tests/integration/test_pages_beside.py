@@ -12,8 +12,22 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx2 as httpx
 import pytest
-from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Header, HTTPException, Query, Request, Response
+from fastapi import (
+    APIRouter,
+    BackgroundTasks,
+    Depends,
+    FastAPI,
+    File,
+    Form,
+    Header,
+    HTTPException,
+    Query,
+    Request,
+    Response,
+    UploadFile,
+)
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
@@ -754,6 +768,109 @@ async def test_the_body_of_a_post_is_in_the_key(kind: str) -> None:
     await (site.followed(4) if kind == "async" else site.ran(8))
     site.door.open()
     assert {answer.json()["name"] for answer in await site.all(tasks)} == {"c"}
+
+
+class Fields(BaseModel):
+    name: str
+    size: int = 0
+
+
+def by_fields(name: Annotated[str, Form()], size: Annotated[int, Form()] = 0) -> Any:
+    return [name, size]
+
+
+def by_model(fields: Annotated[Fields, Form()]) -> Any:
+    return [fields.name, fields.size]
+
+
+def by_bytes(name: Annotated[bytes, File()], size: Annotated[int, Form()] = 0) -> Any:
+    return [name.decode(), size]
+
+
+def form(files: Any = None, **fields: Any) -> dict[str, Any]:
+    """What a browser sends."""
+    request = httpx.Request("POST", "http://test/", data=fields, files=files)
+    headers = {"Content-Type": request.headers["content-type"]}
+    return {"method": "POST", "headers": headers, "body": request.read()}
+
+
+FORMS: list[tuple[dict[str, Any], Any]] = [
+    (form(name="a"), ["a", 0]),
+    (form(name="b"), ["b", 0]),
+    (form(name="a", size=1), ["a", 1]),
+    (form(name="a&size=1"), ["a&size=1", 0]),
+    (form(name="a\0b"), ["a\0b", 0]),
+]
+FILES: list[tuple[dict[str, Any], Any]] = [
+    (form({"name": ("a", "one")}), ["one", 0]),
+    (form({"name": ("a", "two")}), ["two", 0]),
+    (form({"name": ("a", "one")}, size=1), ["one", 1]),
+]
+
+
+@BOTH
+@pytest.mark.parametrize(("read", "sent"), [(by_fields, FORMS), (by_model, FORMS), (by_bytes, FILES)])
+@suspending
+async def test_the_fields_of_a_form_are_in_the_key(
+    kind: str, read: Callable[..., Any], sent: list[tuple[dict[str, Any], Any]]
+) -> None:
+    site = Site(kind)
+    site.page("/", expire=60, methods="POST", route={"methods": ["POST"]})(read)
+    site.door.close()
+    tasks = [site.start("/", **asked) for asked, _ in sent]
+    await site.ran(len(sent))
+    site.door.open()
+    assert [answer.json() for answer in await site.all(tasks)] == [expected for _, expected in sent]
+    for asked, expected in sent:
+        answer = await site.get("/", **asked)
+        assert (answer.json(), answer.cached) == (expected, "hit")
+    assert site.runs == len(sent)
+
+
+def by_upload(file: UploadFile) -> Any:
+    return file.file.read().decode()
+
+
+def by_uploads(file: list[UploadFile]) -> Any:
+    return "".join(one.file.read().decode() for one in file)
+
+
+def by_field_and_upload(name: Annotated[str, Form()], file: UploadFile) -> Any:
+    return file.file.read().decode()
+
+
+@BOTH
+@pytest.mark.parametrize("read", [by_upload, by_uploads, by_field_and_upload])
+@suspending
+async def test_what_is_made_of_an_uploaded_file_is_not_cached(
+    kind: str, read: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site(kind)
+    site.page("/", expire=60, methods="POST", route={"methods": ["POST"]})(read)
+    for _ in range(2):
+        for text in ("one", "two"):
+            answer = await site.get("/", **form({"file": ("a.txt", text)}, name="a"))
+            assert (answer.json(), answer.cached) == (text, "fwd=bypass")
+    assert site.runs == 4
+    assert said(caplog).count("runs uncached") == 1
+    assert f"{read.__name__} runs uncached: file" in said(caplog)
+
+
+@BOTH
+@suspending
+async def test_a_form_without_the_file_that_it_may_have_is_cached(kind: str) -> None:
+    site = Site(kind)
+
+    @site.page("/", expire=60, methods="POST", route={"methods": ["POST"]})
+    def read(name: Annotated[str, Form()], file: Annotated[UploadFile | None, File()] = None) -> str:
+        return name if file is None else file.file.read().decode()
+
+    for runs, told in ((1, "fwd=uri-miss; stored"), (2, "hit")):
+        answer = await site.get("/", **form(name="a"))
+        assert (answer.json(), answer.cached) == ("a", told)
+        answer = await site.get("/", **form({"file": ("a.txt", "of a file")}, name="a"))
+        assert (answer.json(), answer.cached) == ("of a file", "fwd=bypass")
+        assert site.runs == runs + 1
 
 
 # Where an endpoint is.
