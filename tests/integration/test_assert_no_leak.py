@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from enum import Enum
@@ -16,12 +16,14 @@ from fastapi.responses import HTMLResponse, PlainTextResponse
 from fastapi.security import APIKeyQuery
 from pydantic import BaseModel
 from starlette.middleware.httpsredirect import HTTPSRedirectMiddleware
+from starlette.middleware.sessions import SessionMiddleware
 from starlette.routing import Host
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fast_cache import Cache
+from fast_cache import Cache, NotKeyed
 from fast_cache.testing import Identity, Replayed, aassert_no_leak, assert_no_leak
+from tests.support.pages import KINDS, STORES, Site, make_backend
 
 TWO = {"ada": {"x-user": "secret-ada"}, "bob": {"x-user": "secret-bob"}}
 
@@ -311,6 +313,61 @@ def test_identities_have_headers_cookies_and_queries_and_clients_have_logged_in(
     }
     assert_no_leak(app, identities, paths={"/me": ["/me", "/me?api_key="]})
     assert set(asked) >= {(None, None, "ada"), (None, "bob", None), (None, "carol", None), ("d&v=e", None, None)}
+
+
+# Whatever stores the pages, and whoever signs the cookies.
+
+
+@pytest.fixture(params=itertools.product(KINDS, STORES), ids="-".join)
+def lasting(request: pytest.FixtureRequest, redis_url: str) -> Iterator[Site]:
+    """A site whose visitors have sessions, over each of the backends."""
+    kind, store = request.param
+    site = Site(kind, make_backend(store, redis_url))
+    site.app.add_middleware(SessionMiddleware, secret_key="of the application")
+
+    @site.app.post("/login")
+    def login(request: Request, name: Annotated[str, Body(embed=True)]) -> None:
+        request.session["name"] = name
+
+    yield site
+    site.backend.close()
+
+
+def logged_in(site: Site, name: str) -> TestClient:
+    client = TestClient(site.app)
+    assert client.post("/login", json={"name": name}).is_success
+    return client
+
+
+def name_in_session(request: Request) -> str:
+    return str(request.session["name"])
+
+
+def test_sessions_that_are_told_apart_are_no_leak(lasting: Site) -> None:
+    runs: list[str] = []
+
+    @lasting.page("/me", expire=60)
+    def me(name: Annotated[str, Depends(name_in_session)]) -> str:
+        runs.append(name)
+        return name
+
+    clients = {name: logged_in(lasting, name) for name in ("ada", "bob")}
+    assert assert_no_leak(lasting.app, clients) == [Replayed("/me", "/me", True)]
+    # Twice without the cache, once for each who may come first, and once for all at the same time.
+    assert sorted(runs) == ["ada"] * 5 + ["bob"] * 5
+
+
+def test_a_session_that_no_key_holds_is_found_whatever_was_stored_before(lasting: Site) -> None:
+    @lasting.page("/me", expire=60)
+    def me(request: Annotated[Request, NotKeyed]) -> str:
+        return name_in_session(request)
+
+    clients = {name: logged_in(lasting, name) for name in ("ada", "bob")}
+    with logged_in(lasting, "carol") as carol:  # whose page would be anybody's, and nobody's of the two
+        assert [carol.get("/me").json() for _ in range(2)] == ["carol"] * 2
+    said = fault(lasting.app, clients)
+    assert "'bob' was sent what belongs to 'ada': the body" in said
+    assert "'ada' was sent what belongs to 'bob': the body" in said
 
 
 # What it asks for.
