@@ -653,17 +653,20 @@ async def test_followers_of_an_answer_that_can_not_be_stored_run_at_the_same_tim
         assert made.runs == 20
 
 
+@BOTH
 @suspending
-async def test_what_is_remembered_of_answers_that_can_not_be_stored_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_remembered_of_answers_that_can_not_be_stored_is_bounded(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("fast_cache.pages.route._PASSING", 10)
-    async with site("async") as made:
+    async with site(kind) as made:
 
         @made.page("/{number}", expire=60)
         def read(number: int) -> Response:
             return sets_a_cookie()
 
         for number in range(50):
-            await made.get(f"/{number}")
+            assert (await made.get(f"/{number}")).body == b"mine"
         (pages,) = made.cache._binding._pages
         assert len(pages._passing) == 10
 
