@@ -104,7 +104,7 @@ class EndpointPages:
                 function.policy.name,
             )
         known = _Known(scope, exchange.outer, function.binding, overrides, pages)
-        self._known = dict(list(self._known.items())[-_ROUTES:]) | {id(route): known}
+        self._known = dict(list(self._known.items())[1 - _ROUTES :]) | {id(route): known}
         return known
 
     def hold(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
