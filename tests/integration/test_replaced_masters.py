@@ -14,12 +14,24 @@ from redis.crc import key_slot
 from fast_cache import RedisBackend
 from fast_cache.backends.redis.layout import Layout
 from fast_cache.testing import Flavour, in_both_flavours
-from tests.support.deployments import NAMESPACE, use_everything
+from tests.support.deployments import NAMESPACE, WITHOUT_INFO, add_user, use_everything
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_sentinel import RedisSentinel
 from tests.support.redis_server import RedisServer, wait_until
 
 LAYOUT = Layout(NAMESPACE, fence_ms=600_000)
+
+
+who_may_ask_which_server_it_is_or_not = pytest.mark.parametrize("knows", [True, False], ids=["known", "not known"])
+
+
+def url_for(url: str, servers: list[RedisServer], *, knows: bool) -> str:
+    """``url``, for a user who may not ask which server it is, unless he ``knows``."""
+    if knows:
+        return url
+    for server in servers:
+        add_user(server, "unknowing", "secret", *WITHOUT_INFO)
+    return url.replace("://", "://unknowing:secret@")
 
 
 def held_by(server: RedisServer, name: bytes) -> bool:
@@ -63,15 +75,16 @@ async def survives(
     await flavour.until(cached, "the cache is used again")
 
 
+@who_may_ask_which_server_it_is_or_not
 @in_both_flavours
 async def test_an_invalidation_that_died_with_its_master_is_repeated_behind_sentinels(
-    flavour: Flavour, own_sentinel: RedisSentinel
+    flavour: Flavour, own_sentinel: RedisSentinel, knows: bool
 ) -> None:
     master = own_sentinel.master()
     replicas = [server for server in own_sentinel.servers if server is not master]
     await survives(
         flavour,
-        own_sentinel.url,
+        url_for(own_sentinel.url, own_sentinel.servers, knows=knows),
         lambda _: master,
         lambda: [master],
         lambda _: replicas[0],
@@ -79,13 +92,14 @@ async def test_an_invalidation_that_died_with_its_master_is_repeated_behind_sent
     )
 
 
+@who_may_ask_which_server_it_is_or_not
 @in_both_flavours
 async def test_an_invalidation_that_died_with_its_master_is_repeated_in_a_cluster(
-    flavour: Flavour, own_cluster: RedisCluster
+    flavour: Flavour, own_cluster: RedisCluster, knows: bool
 ) -> None:
     await survives(
         flavour,
-        own_cluster.url,
+        url_for(own_cluster.url, own_cluster.nodes, knows=knows),
         own_cluster.serving,
         lambda: own_cluster.masters,
         own_cluster.replica_of,

@@ -22,6 +22,9 @@ NAMESPACE: Final = "shop"
 WITHOUT_SCRIPTS: Final = ("~*", "+@all", "-@scripting")
 """The rights of a user who may run no scripts."""
 
+WITHOUT_INFO: Final = (f"~{NAMESPACE}:*", "+@all", "-@dangerous", "+cluster|slots")
+"""The rights of a user who may not ask which server it is; before Redis 7.0, CLUSTER is dangerous as a whole."""
+
 
 def port_of(flavour: Flavour) -> Port:
     """The port by which steps of this flavour are carried out."""

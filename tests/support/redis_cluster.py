@@ -112,8 +112,12 @@ class RedisCluster:
         slot = next(first for first, _, served, *_ in self.slots(master) if served[1] == master.port)
         master.kill()
         self._await_server(slot, replica)
-        await_all(self.running(), _is_ok, "the cluster is not ok")
+        self.await_ok()
         return replica
+
+    def await_ok(self) -> None:
+        """Wait until all nodes that run serve their slots."""
+        await_all(self.running(), _is_ok, "the cluster is not ok")
 
     def move_slot(self, slot: int, to: RedisServer) -> None:
         """Give an empty slot to another master, and return when all nodes know."""
@@ -151,7 +155,7 @@ class RedisCluster:
             node.command("CLUSTER", "ADDSLOTS", *range(number * share, min((number + 1) * share, _SLOTS)))
         for node in self.nodes[1:]:
             node.command("CLUSTER", "MEET", "127.0.0.1", (self.tls_ports or [self.nodes[0].port])[0])
-        await_all(self.nodes, _is_ok, "the cluster is not ok")
+        self.await_ok()
         await_all(self.nodes, lambda node: _acquainted(node) == 6, "the nodes don't know each other")
         for master, replica in zip(self.nodes, self.nodes[3:], strict=False):
             replica.command("CLUSTER", "REPLICATE", _id(master))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fast_cache.backends.redis.invalidations import _REMEMBERED, _REPLAYED, Invalidations, Name
+from fast_cache.backends.redis.invalidations import _REMEMBERED, _REPLAYED, Invalidations, Name, Owed
 from fast_cache.backends.redis.layout import Layout
 from fast_cache.backends.redis.resp import Command
 
@@ -315,3 +315,23 @@ def test_the_commands_delete_keys_and_forget_tags_or_clear() -> None:
     named: list[Command] = [("DEL", b"ns:g:"), ("DEL", b"ns:q:")]
     assert [command[:2] for command in everything[:2]] == named, "values by their generation, and tags by their epoch"
     assert everything[2:] == layout.delete("a")
+
+
+def test_what_may_be_lacking_is_listed_and_stays_as_it_is(clock: Clock) -> None:
+    invalidations = Invalidations(LONGEST, clock, replicate=True)
+    invalidations.confirm("long ago")
+    invalidations.replicated(invalidations.told())
+    invalidations.confirm("not replicated")
+    clock.now += _REPLAYED
+    invalidations.confirm("of late")
+    invalidations.replicated(Owed(("of late",), upto=invalidations.last_told))
+    invalidations.owe(b"owed")
+    for _ in range(2):
+        lacking = invalidations.of_late()
+        assert set(lacking.keys) == {b"owed", "not replicated", "of late"}
+        assert not lacking.everything
+    invalidations.confirm(None)
+    assert invalidations.of_late().everything
+    clock.now += _REPLAYED
+    invalidations.replicated(invalidations.told())
+    assert invalidations.of_late().keys == (b"owed",)

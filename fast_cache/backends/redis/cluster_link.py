@@ -191,6 +191,11 @@ class ClusterLink(Link):
             self.lost(epoch)
             raise unavailable()
 
+    def _part(self, commands: list[Command], where: Where) -> list[Command]:
+        slots = self._slots
+        assert slots is not None
+        return [command for command in commands if _place(slots, command) == where]
+
     async def _greet(self, port: Port, connection: Any) -> None:
         if self._invalidations.pending:  # and not only to this node: the probe tells them all
             raise BackendUnavailable("a node of the Cluster was replaced")
@@ -248,7 +253,9 @@ class ClusterLink(Link):
         try:
             for where in slots.masters:
                 connections[where] = connection = await self._target.connect(port, where)
-                await self._recognise(port, connection, where)
+                _, doubtful = await self._recognise(port, connection, where)
+                if doubtful:
+                    self._invalidations.repeat()
                 (reply,) = await self._converse(port, connection, [("PING",)])
                 if isinstance(reply, ResponseError):
                     raise BackendUnavailable("a node of the Cluster refuses a PING")

@@ -195,6 +195,15 @@ class Invalidations:
             self._confirmed.clear()
             self._note()
 
+    def of_late(self) -> Owed:
+        """All that a server may lack if it is another one: what is owed, and what :meth:`repeat` would add to that."""
+        with self._lock:
+            owed, told, safe = self._owed.listed(), self._told.listed(), self._safe()
+            confirmed = [name for name, at in self._confirmed.items() if at > safe]
+        everything = owed.everything or told.everything or None in confirmed
+        keys = (*owed.keys, *told.keys, *(name for name in confirmed if name is not None))
+        return Owed(tuple(dict.fromkeys(keys)), everything)
+
     def away(self) -> None:
         """The server is away: until it is back, or another one in its place, nothing is forgotten."""
         with self._lock:

@@ -340,15 +340,20 @@ class Link:
         """Make a connection for a lane, and tell the server what it has to know before anything else."""
         connection = await self._target.connect(port, where)
         try:
-            clock = await self._recognise(port, connection, where)
+            clock, doubtful = await self._recognise(port, connection, where)
+            if doubtful:
+                await self._tell_again(port, connection, where)
             await self._greet(port, connection)
         except BaseException:
             await discard(port, connection)
             raise
         return Connected(connection, clock)
 
-    async def _recognise(self, port: Port, connection: Any, where: Where) -> ServerClock:
-        """Find out whether the server is another one than before: then it may lack what that one confirmed."""
+    async def _recognise(self, port: Port, connection: Any, where: Where) -> tuple[ServerClock, bool]:
+        """Find out whether the server is another one than before: then it may lack what that one confirmed.
+
+        The second result is whether it may be another one and does not say: each connection has to ask that anew.
+        """
         asked = monotonic()
         *replies, time = await self._converse(
             port, connection, [("INFO", "server"), ("INFO", "replication"), ("TIME",)]
@@ -358,11 +363,29 @@ class Link:
         if self.useless(replies):
             raise BackendUnavailable("Redis can't serve anybody yet")
         identity = _identity(replies)
-        if where in self._identities and (identity is None or identity != self._identities[where]):
-            self._invalidations.repeat()
+        changed = where in self._identities and (identity is None or identity != self._identities[where])
+        doubtful = changed and identity is None
+        if changed:
             self._scripts = None
+            if not doubtful:
+                self._invalidations.repeat()
         self._identities[where] = identity
-        return clock
+        return clock, doubtful
+
+    async def _tell_again(self, port: Port, connection: Any, where: Where) -> None:
+        """Tell a server what it may lack, if it is another one than before, over the connection that is in doubt.
+
+        That is owed to nobody else: whoever read it meanwhile over another connection has told it there. Nor is it
+        remembered for longer: else it would be told for ever where connections come and go.
+        """
+        for commands in self._invalidations.of_late().packets(self._layout):
+            theirs = self._part(commands, where)
+            if theirs:
+                _check_told(await self._converse(port, connection, theirs))
+
+    def _part(self, commands: list[Command], where: Where) -> list[Command]:
+        """Those of ``commands`` that belong there."""
+        return commands
 
     async def _greet(self, port: Port, connection: Any) -> None:
         if self._invalidations.pending:
@@ -372,10 +395,7 @@ class Link:
         """Tell the server what it is owed."""
         owed, servers = self._invalidations.owed(), self._identities.copy()
         for commands in owed.packets(self._layout):
-            replies = await talk(commands)
-            if any(isinstance(reply, Exception) for reply in replies):
-                # A replica or a server that forbids it: until it can be told, nothing it holds may be believed.
-                raise BackendUnavailable("Redis refuses the invalidations it is owed")
+            _check_told(await talk(commands))
         if servers == self._identities:  # else one that was told may be gone already
             self._invalidations.delivered(owed)
 
@@ -453,8 +473,13 @@ class Link:
 
     async def _meet(self, port: Port) -> None:
         """Tell the server what it is owed, if it is there, and what was postponed."""
-        connection, _ = await self._open(port)
+        connection = await self._target.connect(port)
         try:
+            _, doubtful = await self._recognise(port, connection, None)
+            if doubtful:
+                # What was remembered for as long as the server was away is about to be forgotten otherwise.
+                self._invalidations.repeat()
+            await self._greet(port, connection)
             (reply,) = await self._converse(port, connection, [("PING",)])
             if isinstance(reply, ResponseError):
                 raise BackendUnavailable("Redis refuses a PING")
@@ -521,6 +546,13 @@ def _identity(replies: Sequence[Reply]) -> bytes | None:
     lines = [line for reply in replies if isinstance(reply, bytes) for line in reply.splitlines()]
     told = [line for line in lines if line.startswith((b"run_id:", b"master_replid:"))]
     return b" ".join(told) if any(line.startswith(b"run_id:") for line in told) else None
+
+
+def _check_told(replies: Sequence[Reply]) -> None:
+    """See to it that the server has taken the invalidations."""
+    if any(isinstance(reply, Exception) for reply in replies):
+        # A replica or a server that forbids it: until it can be told, nothing it holds may be believed.
+        raise BackendUnavailable("Redis refuses the invalidations it is owed")
 
 
 async def _one_reply(port: Port, connection: Any) -> Reply:
