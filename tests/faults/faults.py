@@ -15,15 +15,9 @@ from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
-from tests.faults.shop import Mode, Shop, until
+from tests.faults.shop import TIMEOUT, Mode, Shop, until
 from tests.support.proxy import Direction, Proxy
 from tests.support.redis_server import RedisServer, find_redis_server
-
-TIMEOUT = 0.25
-"""Seconds: how long Redis may be silent, as is the default."""
-
-LENIENT = 20.0
-"""Seconds, where nothing may be taken for an outage, however busy the machine."""
 
 FIRST_PAUSE = 0.1
 """Seconds: no two probes are nearer to each other."""

@@ -18,8 +18,8 @@ from typing import Final
 
 from tests.benchmarks.report import Options, Table
 from tests.faults import faults, residue
-from tests.faults.faults import TIMEOUT, Ground
-from tests.faults.shop import EACH, MODES, WAYS, Mode, Shop
+from tests.faults.faults import Ground
+from tests.faults.shop import EACH, MODES, TIMEOUT, WAYS, Mode, Shop
 from tests.faults.storm import DELAY, storm
 from tests.support.redis_server import RedisServer
 

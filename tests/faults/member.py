@@ -26,7 +26,7 @@ from fastapi import FastAPI
 from fast_cache import Cache, RedisBackend
 from fast_cache.errors import BackendError
 from fast_cache.ports import BLOCKING, run_blocking
-from tests.faults.faults import TIMEOUT
+from tests.faults.shop import TIMEOUT
 from tests.faults.truth import Truth
 
 ITEMS: Final = 120

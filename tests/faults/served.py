@@ -9,8 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-from tests.faults.faults import TIMEOUT
-from tests.faults.shop import Mode, Shop, Way
+from tests.faults.shop import TIMEOUT, Mode, Shop, Way
 from tests.faults.truth import Truth
 
 shop = Shop(

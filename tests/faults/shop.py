@@ -2,8 +2,9 @@
 
 Callers ask for as long as the shop is open, in three ways: an endpoint over HTTP, a cached function, and one whose
 results have tags. Somebody changes items all the while, and invalidates what is cached of them. When the shop closes,
-every request must have succeeded, and none may have brought anything older than what had been invalidated before it
-began: wherever Redis was meanwhile.
+every request must have succeeded, none may have brought anything older than what had been invalidated before it began,
+nobody may have waited for longer than Redis may be silent, and nobody twice for the same outage: wherever Redis was
+meanwhile.
 """
 
 from __future__ import annotations
@@ -53,6 +54,23 @@ _PAUSE: Final = 0.004
 
 _BETWEEN_CHANGES: Final = 0.02
 
+TIMEOUT: Final = 0.25
+"""Seconds: how long Redis may be silent, as is the default."""
+
+LENIENT: Final = 20.0
+"""Seconds, where nothing may be taken for an outage, however busy the machine."""
+
+BACK: Final = 1.0
+"""Seconds from the return of Redis to normal service, at most."""
+
+SLACK: Final = 2.5
+"""Seconds by which a busy machine may delay anything: several times what was seen with five times as much to do as
+there are processors, and still less than pauses between probes, or repetitions, that somebody would notice.
+"""
+
+_OTHERS: Final = 4
+"""Who asks Redis beside the callers: who changes items, the test, the watch, and who reclaims."""
+
 
 @dataclass
 class Judgement:
@@ -61,12 +79,16 @@ class Judgement:
     requests: int = 0
     waits: list[tuple[float, float]] = field(default_factory=list)
     """When each request began, and how long it took: seconds."""
+    changes: list[float] = field(default_factory=list)
+    """How long each change took, with its invalidations."""
+    losses: Counter[int] = field(default_factory=Counter)
+    """How many batches Redis did not answer, by the number of its turns before they were sent."""
     failed: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
 
-    def slowest(self, since: float = 0.0, until: float = float("inf")) -> float:
-        """The longest wait of the requests that began in between."""
-        return max((took for began, took in self.waits if since <= began < until), default=0.0)
+    def slowest(self) -> float:
+        """The longest wait, of requests and of changes."""
+        return max([*(took for _, took in self.waits), *self.changes], default=0.0)
 
 
 class Shop:
@@ -78,6 +100,8 @@ class Shop:
         truth: what the source says; shared with other processes where that is given.
         callers: for each way.
         changes: whether items are changed all the while.
+        timeout: how long Redis may be silent, and anybody wait for it; where it is ``LENIENT``, Redis always answers,
+            and nobody may wait for that.
         **options: more for the backend.
     """
 
@@ -89,16 +113,21 @@ class Shop:
         truth: Truth | None = None,
         callers: int = EACH,
         changes: bool = True,
+        timeout: float = TIMEOUT,
         **options: Any,
     ) -> None:
         self.truth = truth if truth is not None else Truth()
         self.asked: Counter[tuple[Way, int]] = Counter()
         """How often the source was asked, by way and item."""
         self.seen = Judgement()
-        self.backend = RedisBackend(url, namespace="faults", **options)
+        self.backend = RedisBackend(url, namespace="faults", timeout=timeout, **options)
         self.cache = Cache()
         self.app = FastAPI()
         self.cache.init_app(self.app, backend=self.backend)
+        self._longest = (timeout if timeout < LENIENT else 0.0) + SLACK
+        nodes = 3 if "cluster" in url else 1
+        self._most_losses = nodes * (len(WAYS) * callers + _OTHERS)
+        self._count_losses()
         self._mode = mode
         self._floors = dict.fromkeys([*CHANGING, *STEADY], 0)
         self._lock = threading.Lock()
@@ -111,6 +140,17 @@ class Shop:
         self._loop_runs = threading.Thread(target=self._loop.run_forever, name="shop", daemon=True)
         self._http = httpx.AsyncClient(transport=httpx.ASGITransport(app=self.app), base_url="http://shop")
         self.functions: dict[Way, Any] = self._blocking() if mode == "sync" else self._suspending()
+
+    def _count_losses(self) -> None:
+        breaker = self.backend._link._breaker
+        lost = breaker.lost
+
+        def counted(epoch: int) -> bool:
+            with self._lock:
+                self.seen.losses[epoch] += 1
+            return lost(epoch)
+
+        breaker.lost = counted  # type: ignore[method-assign]
 
     def _blocking(self) -> dict[Way, Any]:
         @self.app.get("/items/{item}")
@@ -189,13 +229,14 @@ class Shop:
 
     def clear(self) -> None:
         """Change every item, and clear the whole cache."""
+        began = time.monotonic()
         versions = {item: self.truth.advance(item) for item in CHANGING}
         if self._mode == "sync":
             self.backend.clear()
         else:
             self._on_loop(self.backend.aclear())
         for item, version in versions.items():
-            self._completed(item, version)
+            self._completed(began, item, version)
 
     def delete_others(self, number: int) -> None:
         """Invalidate so many keys under which there is nothing."""
@@ -226,6 +267,17 @@ class Shop:
         """Wait until what does not change is served from the cache, in every way."""
         for way, item in itertools.product(WAYS, STEADY):
             until(partial(self.is_cached, way, item), f"{way} {item} is served from the cache")
+
+    def until_back(self) -> None:
+        """Wait until what does not change is served from the cache again; from now on Redis is there.
+
+        Raises:
+            AssertionError: that took too long.
+        """
+        began = time.monotonic()
+        self.until_cached()
+        took = time.monotonic() - began
+        assert took <= BACK + SLACK, f"normal service began after {took:.1f} s"
 
     def until_away(self) -> None:
         """Wait until Redis is found to be away."""
@@ -270,6 +322,9 @@ class Shop:
         if kind is None:
             assert not self.seen.failed, f"{len(self.seen.failed)} requests failed: {self.seen.failed[:5]}"
             assert not self.seen.stale, f"{len(self.seen.stale)} were stale: {self.seen.stale[:5]}"
+            assert self.seen.slowest() <= self._longest, f"somebody waited for {self.seen.slowest():.1f} s"
+            losses = max(self.seen.losses.values(), default=0)
+            assert losses <= self._most_losses, f"{losses} were not answered in one outage: somebody twice"
 
     async def _close(self) -> None:
         await self._http.aclose()
@@ -361,24 +416,25 @@ class Shop:
 
     def change_by_thread(self, item: int) -> int:
         """Change ``item``, and return the version that it now has."""
-        version = self.truth.advance(item)
+        began, version = time.monotonic(), self.truth.advance(item)
         for way in ("endpoint", "function"):
             self.functions[way].invalidate(item)
         self.cache.invalidate_tags(f"item:{item}")
-        self._completed(item, version)
+        self._completed(began, item, version)
         return version
 
     async def change_by_task(self, item: int) -> int:
         """The same, awaiting."""
-        version = self.truth.advance(item)
+        began, version = time.monotonic(), self.truth.advance(item)
         for way in ("endpoint", "function"):
             await self.functions[way].invalidate(item)
         await self.cache.ainvalidate_tags(f"item:{item}")
-        self._completed(item, version)
+        self._completed(began, item, version)
         return version
 
-    def _completed(self, item: int, version: int) -> None:
+    def _completed(self, began: float, item: int, version: int) -> None:
         with self._lock:
+            self.seen.changes.append(time.monotonic() - began)
             self._floors[item] = max(self._floors[item], version)
 
 

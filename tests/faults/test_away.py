@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.faults import LENIENT, Ground, frozen, killed, refused, silent, swallowed, unconnectable
-from tests.faults.shop import CHANGING, WAYS, Mode, Shop, in_both_modes, until
+from tests.faults.faults import Ground, frozen, killed, refused, silent, swallowed, unconnectable
+from tests.faults.shop import CHANGING, LENIENT, WAYS, Mode, Shop, in_both_modes, until
 from tests.faults.tearing import Tearing
 from tests.support.proxy import Direction
 from tests.support.redis_server import free_port
@@ -31,7 +31,7 @@ def outage(ground: Ground, shop: Shop, fault: contextlib.AbstractContextManager[
         assert shop.away
         assert shop.owes, "what was changed meanwhile is remembered"
         assert shop.asked.total() > asked, "the source answers"
-    shop.until_cached()
+    shop.until_back()
     assert not shop.away
     until(lambda: not shop.owes, "what was remembered is delivered")
     shop.go_on()
@@ -54,7 +54,7 @@ def test_a_server_that_was_never_there_costs_no_request_and_serves_when_it_comes
         with ground.only_probes():
             shop.go_on()
         ground.proxy.accept()
-        shop.until_cached()
+        shop.until_back()
 
 
 @in_both_modes
@@ -108,7 +108,7 @@ def test_a_server_that_sleeps(mode: Mode, ground: Ground) -> None:
             shop.go_on(5)
             connection.read_response()  # when it wakes up
             connection.disconnect()
-        shop.until_cached()
+        shop.until_back()
 
 
 @in_both_modes
@@ -161,7 +161,7 @@ def test_an_answer_that_is_cut_in_the_middle_costs_no_request(mode: Mode, ground
         for number in range(1, 4):
             tearing.tear()
             until(partial(returned, shop, number), "Redis is away for a moment, and back")
-            shop.until_cached()
+            shop.until_back()
         assert tearing.torn == 3
 
 

@@ -10,8 +10,7 @@ import pytest
 
 from fast_cache import RedisBackend
 from fast_cache.errors import ConfigurationError
-from tests.faults.faults import TIMEOUT
-from tests.faults.shop import Mode, Shop, in_both_modes
+from tests.faults.shop import TIMEOUT, Mode, Shop, in_both_modes
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_sentinel import RedisSentinel
 
@@ -44,7 +43,7 @@ def test_the_master_of_a_sentinel_set_dies(mode: Mode, lossy: bool) -> None:
             sentinel.master().cut_replicas()
         shop.change_all()
         sentinel.fail_over(lossy=lossy)
-        shop.until_cached()
+        shop.until_back()
         shop.go_on()
 
 
@@ -60,5 +59,5 @@ def test_a_master_of_a_cluster_dies(mode: Mode, lossy: bool) -> None:
             master.cut_replicas()
         shop.change_all()
         cluster.fail_over(master, lossy=lossy)
-        shop.until_cached()
+        shop.until_back()
         shop.go_on()

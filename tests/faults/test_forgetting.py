@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from tests.faults.faults import LENIENT, Ground
-from tests.faults.shop import CHANGING, STEADY, WAYS, Mode, in_both_modes
+from tests.faults.faults import Ground
+from tests.faults.shop import CHANGING, LENIENT, STEADY, WAYS, Mode, in_both_modes
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_a_server_that_is_made_to_forget_under_load(mode: Mode, command: tuple[s
         for _ in range(20):
             ground.server.command(*command)
             shop.go_on(1)
-        shop.until_cached()
+        shop.until_back()
         assert (shop.turns, shop.trouble) == (0, 0)
 
 
@@ -34,7 +34,7 @@ def test_connections_that_the_server_closes_under_load(mode: Mode, ground: Groun
             for _ in range(20):
                 admin.client_kill_filter(_type="normal", skipme=True)
                 shop.go_on(2)  # so that the new connections have been used: one that never was is not made anew
-        shop.until_cached()
+        shop.until_back()
         assert (shop.turns, shop.trouble) == (0, 0)
 
 
@@ -58,7 +58,7 @@ def test_rubbish_in_the_place_of_everything(mode: Mode, ground: Ground) -> None:
                             both.set(name, whole[: dice.randrange(len(whole))])
                     both.execute()
             shop.go_on(2)
-        shop.until_cached()
+        shop.until_back()
         assert shop.turns == 0
 
 

@@ -13,7 +13,6 @@ import pytest
 
 from fast_cache.testing import PATIENCE
 from tests.faults.faults import (
-    LENIENT,
     Ground,
     commands,
     demoted,
@@ -25,7 +24,7 @@ from tests.faults.faults import (
     unable_to_save,
     version,
 )
-from tests.faults.shop import CHANGING, STEADY, WAYS, Mode, Shop, in_both_modes, until
+from tests.faults.shop import CHANGING, LENIENT, STEADY, WAYS, Mode, Shop, in_both_modes, until
 from tests.support.redis_server import RedisServer, free_port
 
 
@@ -39,7 +38,7 @@ def refusal(ground: Ground, shop: Shop, fault: contextlib.AbstractContextManager
             shop.go_on()
         assert shop.away
         assert shop.owes
-    shop.until_cached()
+    shop.until_back()
     until(lambda: not shop.owes, "what was remembered is delivered")
     shop.go_on()
 
@@ -60,7 +59,7 @@ def test_a_full_server_serves_what_it_holds_and_takes_every_invalidation(mode: M
             shop.clear()
             shop.go_on()
             assert shop.turns == 0
-        shop.until_cached()
+        shop.until_back()
         until(lambda: not shop.owes, "nothing is left to be told")
         assert shop.turns == 0
 
@@ -73,7 +72,7 @@ def test_a_server_that_evicts_everything_at_once(mode: Mode, ground: Ground) -> 
         with evicting(ground):
             shop.change_all()
             shop.go_on()
-        shop.until_cached()
+        shop.until_back()
         assert shop.turns == 0
 
 
@@ -121,7 +120,7 @@ def test_a_server_that_is_loading(mode: Mode) -> None:
             shop.go_on()
         assert shop.away
         ground.server.command("CONFIG", "SET", "key-load-delay", "0")
-        shop.until_cached()
+        shop.until_back()
         shop.go_on()
 
 
@@ -137,7 +136,7 @@ def test_what_is_refused_for_a_moment_is_asked_in_the_same_way_again(mode: Mode,
             shop.ask(way, STEADY[0])
         assert shop.asked.total() == before + len(WAYS)
         ground.server.command("REPLICAOF", "NO", "ONE")
-        shop.until_cached()
+        shop.until_back()
         merged = commands(ground.server, "mget")
         shop.ask("function", STEADY[0])
         assert commands(ground.server, "mget") > merged

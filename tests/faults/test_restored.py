@@ -17,8 +17,8 @@ from fast_cache import RedisBackend
 from fast_cache.backends.redis.reclaim import Reclaimer
 from fast_cache.backends.redis.watch import Watch
 from fast_cache.testing import PATIENCE
-from tests.faults.faults import LENIENT, Ground, refused
-from tests.faults.shop import CHANGING, STEADY, WAYS, Mode, Shop, Way, in_both_modes, until
+from tests.faults.faults import Ground, refused
+from tests.faults.shop import CHANGING, LENIENT, STEADY, WAYS, Mode, Shop, Way, in_both_modes, until
 from tests.support.redis_server import RedisServer
 
 QUICK = ("--repl-diskless-sync-delay", "0")
@@ -77,7 +77,7 @@ def test_a_snapshot_that_revives_what_was_invalidated_under_load(mode: Mode, gro
             ground.server.kill()
             shop.until_away()
             ground.server.start()
-            shop.until_cached()
+            shop.until_back()
             shop.go_on()
 
 
@@ -109,7 +109,7 @@ def test_a_replica_that_lacks_the_last_invalidations_takes_over_at_the_same_addr
         ground.server.kill()
         replica.command("REPLICAOF", "NO", "ONE")
         ground.proxy.target = ("127.0.0.1", replica.port)
-        shop.until_cached()
+        shop.until_back()
         shop.go_on()
         assert replica.command("DBSIZE") > 0
 
@@ -139,7 +139,7 @@ def test_a_master_that_steps_down_for_one_that_lacks_the_last_invalidations(mode
                 shop.ask(way, item)
         assert shop.away, "it takes no writes: it can't be told, and is not believed"
         ground.server.command("REPLICAOF", "NO", "ONE")
-        shop.until_cached()
+        shop.until_back()
         for way in WAYS:
             for item in CHANGING:
                 shop.ask(way, item)
@@ -250,7 +250,7 @@ def test_an_outage_may_last_longer_than_invalidations_are_remembered(mode: Mode,
         shop.until_away()
         passed += 600
         ground.server.start()
-        shop.until_cached()
+        shop.until_back()
         asked = shop.asked.copy()
         for way in WAYS:
             for item in CHANGING:

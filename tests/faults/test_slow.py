@@ -10,7 +10,7 @@ import pytest
 from fast_cache import RedisBackend
 from fast_cache.backends.redis.batch import MOST
 from tests.faults.faults import Ground, slow
-from tests.faults.shop import Mode, in_both_modes
+from tests.faults.shop import LENIENT, Mode, in_both_modes
 from tests.faults.test_away import outage
 
 
@@ -22,7 +22,7 @@ def test_a_server_that_is_slower_than_the_timeout_is_away(mode: Mode, ground: Gr
 
 @in_both_modes
 def test_a_server_that_is_faster_than_the_timeout_is_used(mode: Mode, ground: Ground) -> None:
-    with ground.shop(mode, timeout=5) as shop:
+    with ground.shop(mode, timeout=LENIENT) as shop:
         with slow(ground, 0.02):
             shop.until_cached()
             shop.go_on(3)
