@@ -19,8 +19,9 @@ import pytest
 import redis
 import redis.asyncio
 import redis.sentinel
+from fastapi import FastAPI
 
-from fast_cache import RedisBackend
+from fast_cache import Cache, RedisBackend
 from fast_cache.backends.redis.layout import Layout, new_token
 from fast_cache.errors import BackendUnavailable, EncodeError
 from fast_cache.ports import ASYNCIO, BLOCKING, run_blocking
@@ -234,6 +235,30 @@ def test_a_burst_of_callers_is_no_outage(redis_url: str, connections: int) -> No
 
     assert set(asyncio.run(main())) == {"v"}
     assert failures(backend) == 0
+
+
+@pytest.mark.parametrize("tasks", [500, 5000])
+def test_a_crowd_of_tasks_needs_no_more_connections_than_one_does(own_redis: RedisServer, tasks: int) -> None:
+    """With the options as they are by default: each load, and each hit, of a key of its own."""
+    cache, loads = Cache(), []
+
+    @cache.cached(expire=60)
+    async def doubled(number: int) -> int:
+        loads.append(number)
+        return 2 * number
+
+    async def main(backend: RedisBackend) -> None:
+        for _ in range(2):
+            assert await asyncio.gather(*map(doubled, range(tasks))) == [2 * number for number in range(tasks)]
+        await backend.aclose()
+
+    with contextlib.closing(RedisBackend(own_redis.url)) as backend, contextlib.closing(own_redis.client()) as admin:
+        cache.init_app(FastAPI(), backend=backend)
+        before = admin.info("stats")["total_connections_received"]
+        asyncio.run(main(backend))
+        assert sorted(loads) == list(range(tasks)), "each was loaded once, and stored"
+        assert failures(backend) == 0
+        assert admin.info("stats")["total_connections_received"] - before == 1
 
 
 def test_a_value_that_is_too_large_is_not_sent(redis_url: str) -> None:
