@@ -6,6 +6,7 @@ What they do is done to a server and a proxy that the caller owns.
 from __future__ import annotations
 
 import contextlib
+import random
 import secrets
 import socket
 import subprocess
@@ -168,6 +169,44 @@ def demoted(ground: Ground, master: RedisServer) -> Iterator[None]:
     until(lambda: ground.server.command("ROLE")[3] == b"connected", "the replica follows")
     yield
     ground.server.command("REPLICAOF", "NO", "ONE")
+
+
+@contextlib.contextmanager
+def replica_of(master: RedisServer) -> Iterator[RedisServer]:
+    """A server that follows another one."""
+    with RedisServer("--repl-diskless-sync-delay", "0") as replica:
+        replica.command("REPLICAOF", "127.0.0.1", master.port)
+        until(lambda: replica.command("ROLE")[3] == b"connected", "the replica follows")
+        yield replica
+
+
+def caught_up(master: RedisServer, replica: RedisServer) -> None:
+    """Wait until the replica has everything."""
+    until(lambda: replica.command("ROLE")[4] == master.command("ROLE")[1], "the replica has everything")
+
+
+def replace(ground: Ground, replica: RedisServer) -> None:
+    """Kill it, and let its replica serve at its address."""
+    ground.server.kill()
+    replica.command("REPLICAOF", "NO", "ONE")
+    ground.proxy.target = ("127.0.0.1", replica.port)
+
+
+def spoil(server: RedisServer, dice: random.Random) -> None:
+    """Put something torn, of another type or simply rubbish in the place of whatever there is, or nothing."""
+    with contextlib.closing(server.client(protocol=2)) as raw:
+        names: list[bytes] = sorted(raw.scan_iter(match="faults:*"))
+        for name, whole in zip(names, raw.mget(names), strict=True):
+            with raw.pipeline(transaction=True) as both:
+                both.delete(name)
+                match dice.randrange(4):
+                    case 0:
+                        both.set(name, dice.randbytes(dice.randrange(200)))
+                    case 1:
+                        both.rpush(name, "rubbish")
+                    case 2 if whole:
+                        both.set(name, whole[: dice.randrange(len(whole))])
+                both.execute()
 
 
 @contextlib.contextmanager

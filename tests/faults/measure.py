@@ -9,18 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.benchmarks.report import Options, Table
 from tests.faults import faults, residue
 from tests.faults.faults import Ground
-from tests.faults.shop import EACH, MODES, TIMEOUT, WAYS, Mode, Shop
+from tests.faults.shop import EACH, MODES, TIMEOUT, WAYS, Mode, Shop, until
 from tests.faults.storm import DELAY, storm
+from tests.faults.tearing import Tearing
+from tests.support.redis_cluster import RedisCluster
+from tests.support.redis_sentinel import RedisSentinel
 from tests.support.redis_server import RedisServer
 
 _BEFORE: Final = 1.0
@@ -29,6 +33,12 @@ _DURING: Final = 3.0
 
 _SETTLED: Final = 0.5
 """Seconds in which a service that was normal for a moment must stay so."""
+
+_MUCH: Final = 30_000
+"""Bytes that callers send in a moment."""
+
+_DOWN_AFTER: Final = 1.0
+"""Seconds: how long a master may be silent before it is replaced."""
 
 _REQUESTS: Final = 100_000
 
@@ -41,12 +51,18 @@ MISSED: Final = "what is gone is loaded and stored again"
 
 @dataclass(frozen=True)
 class Case:
-    """One fault, and what becomes of requests."""
+    """One fault, and what becomes of requests.
+
+    Args:
+        ground: makes what is broken; it has a ``url``.
+        failover: the fault ends as soon as it has begun: when another server has taken over.
+    """
 
     title: str
     requests: str
-    fault: Callable[[Ground], contextlib.AbstractContextManager[None]]
-    password: str | None = None
+    fault: Callable[[Any], contextlib.AbstractContextManager[None]]
+    ground: Callable[[], contextlib.AbstractContextManager[Any]] = Ground
+    failover: bool = False
 
 
 @contextlib.contextmanager
@@ -58,20 +74,86 @@ def demoted(ground: Ground) -> Iterator[None]:
 @contextlib.contextmanager
 def restored(ground: Ground) -> Iterator[None]:
     ground.server.command("SAVE")
-    time.sleep(0.5)  # in which much is invalidated
+    _let_ask(ground)
     ground.server.kill()
     yield
     ground.server.start()
 
 
 @contextlib.contextmanager
-def repeated(ground: Ground, *command: str) -> Iterator[None]:
-    """Give the server a command, before and while others look."""
+def repeated(ground: Ground, step: Callable[[], object]) -> Iterator[None]:
+    """Do something to the server, before and while others ask."""
     for _ in range(5):
-        ground.server.command(*command)
-        time.sleep(0.1)  # in which requests are served
+        step()
+        _let_ask(ground)
     yield
-    ground.server.command(*command)
+    step()
+
+
+def told(*command: str) -> Callable[[Ground], contextlib.AbstractContextManager[None]]:
+    """Give the server a command, again and again."""
+    return lambda ground: repeated(ground, lambda: ground.server.command(*command))
+
+
+def spoilt(ground: Ground) -> contextlib.AbstractContextManager[None]:
+    dice = random.Random(7)
+    return repeated(ground, lambda: faults.spoil(ground.server, dice))
+
+
+@contextlib.contextmanager
+def torn(tearing: Tearing) -> Iterator[None]:
+    for _ in range(3):
+        _tear(tearing)
+    yield
+
+
+@contextlib.contextmanager
+def on_torn_ground() -> Iterator[Tearing]:
+    with RedisServer() as server, Tearing(server.port) as tearing:
+        yield tearing
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A Redis with a replica, and where to find it."""
+
+    ground: Ground
+    replica: RedisServer
+    url: str
+
+
+@contextlib.contextmanager
+def on_followed_ground() -> Iterator[Followed]:
+    with Ground("--repl-diskless-sync-delay", "0") as ground, faults.replica_of(ground.server) as replica:
+        yield Followed(ground, replica, ground.url)
+
+
+@contextlib.contextmanager
+def replaced(followed: Followed) -> Iterator[None]:
+    followed.ground.server.cut_replicas()
+    faults.replace(followed.ground, followed.replica)
+    yield
+
+
+@contextlib.contextmanager
+def failed_over(deployment: RedisSentinel | RedisCluster) -> Iterator[None]:
+    if isinstance(deployment, RedisCluster):
+        deployment.fail_over(deployment.masters[0], lossy=True)
+    else:
+        deployment.fail_over(lossy=True)
+    yield
+
+
+def _tear(tearing: Tearing) -> None:
+    torn = tearing.torn
+    tearing.tear()
+    until(lambda: tearing.torn > torn, "an answer is cut")
+
+
+def _let_ask(ground: Ground) -> None:
+    """Wait until callers have asked, and invalidated, a good deal."""
+    goal = ground.proxy.passed["to_server"] + _MUCH
+    ground.proxy.wait_until(lambda: ground.proxy.passed["to_server"] >= goal)
 
 
 CASES: Final = [
@@ -82,16 +164,49 @@ CASES: Final = [
     Case("unreachable: whatever is sent is swallowed", LEFT_ALONE, faults.swallowed),
     Case("silent in one direction", LEFT_ALONE, lambda ground: faults.silent(ground, "to_client")),
     Case("slower than `timeout`", LEFT_ALONE, lambda ground: faults.slow(ground, 0.3)),
-    Case("the password is changed", LEFT_ALONE, lambda ground: faults.locked_out(ground, "first"), password="first"),
+    Case(
+        "the password is changed",
+        LEFT_ALONE,
+        lambda ground: faults.locked_out(ground, "first"),
+        ground=lambda: Ground(requirepass="first"),
+    ),
     Case("slow: 20 ms more", SERVED, lambda ground: faults.slow(ground, 0.01)),
-    Case("connections are closed (`CLIENT KILL`)", SERVED, lambda g: repeated(g, "CLIENT", "KILL", "TYPE", "normal")),
-    Case("scripts are forgotten (`SCRIPT FLUSH`)", SERVED, lambda ground: repeated(ground, "SCRIPT", "FLUSH")),
-    Case("`FLUSHALL`", MISSED, lambda ground: repeated(ground, "FLUSHALL")),
+    Case("connections are closed (`CLIENT KILL`)", SERVED, told("CLIENT", "KILL", "TYPE", "normal")),
+    Case(
+        "connections are cut when an answer is due",
+        SERVED,
+        lambda ground: repeated(ground, lambda: ground.proxy.lose_reply(b"faults:")),
+    ),
+    Case("answers are cut in the middle", LEFT_ALONE, torn, ground=on_torn_ground),
+    Case("scripts are forgotten (`SCRIPT FLUSH`)", SERVED, told("SCRIPT", "FLUSH")),
+    Case("`FLUSHALL`", MISSED, told("FLUSHALL")),
+    Case("rubbish lies in the place of everything", MISSED, spoilt),
     Case("evicts everything", MISSED, faults.evicting),
     Case("full (`noeviction`)", NOT_STORED, faults.full),
     Case("a replica: takes no writes (`READONLY`)", NOT_TOLD, demoted),
     Case("can't save: takes no writes (`MISCONF`)", NOT_TOLD, faults.unable_to_save),
     Case("forbids every command (`NOPERM`)", LEFT_ALONE, faults.forbidden),
+    Case(
+        "killed, and a replica takes over at the same address",
+        LEFT_ALONE,
+        replaced,
+        ground=on_followed_ground,
+        failover=True,
+    ),
+    Case(
+        "killed, and a replica takes over: Sentinels",
+        LEFT_ALONE,
+        failed_over,
+        ground=lambda: RedisSentinel(down_after=_DOWN_AFTER),
+        failover=True,
+    ),
+    Case(
+        "killed, and a replica takes over: Cluster",
+        LEFT_ALONE,
+        failed_over,
+        ground=lambda: RedisCluster(node_timeout=_DOWN_AFTER),
+        failover=True,
+    ),
 ]
 
 
@@ -100,8 +215,19 @@ class Figures:
     """What callers waited, in seconds, beyond the median of the time before."""
 
     waits: list[float] = field(default_factory=list)
+    """Those whose requests met the fault."""
+    later: list[float] = field(default_factory=list)
+    """Those whose requests began when it had ended, until service was normal."""
     back: float = 0.0
-    """Until service was normal, after the fault had ended."""
+    """Until service was normal, after the fault had ended; after the beginning of a failover."""
+
+    def take(self, waits: Iterable[tuple[float, float]], began: float, ended: float, normal: float) -> None:
+        """Sort out when requests began and how long they took, by the times of the fault and of normal service."""
+        for at, took in waits:
+            if at < ended and at + took >= began:
+                self.waits.append(took)
+            elif ended <= at < normal:
+                self.later.append(took)
 
     def percentile(self, which: int) -> float:
         """What so many percent waited, at most."""
@@ -121,17 +247,22 @@ def run(options: Options) -> Iterator[Table]:
         figures = [measured(case, mode, 0.5 if options.quick else _DURING) for mode in MODES]
         worst = [max(one.percentile(which) for one in figures) for which in (50, 99, 100)]
         back = max(one.back for one in figures)
-        rows.append([case.title, case.requests, *map(milliseconds, worst), milliseconds(back)])
+        later = max((wait for one in figures for wait in one.later), default=0.0)
+        rows.append([case.title, case.requests, *map(milliseconds, [*worst, later, back])])
     yield Table(
         "What happens to requests when Redis fails",
-        ["Redis is", "requests", "p50", "p99", "max", "normal after"],
+        ["Redis is", "requests", "p50", "p99", "max", "max at return", "normal after"],
         rows,
         notes=[
             "Every request succeeded, and none was served anything older than what had been invalidated before it.",
-            "p50, p99, max: how much longer requests took than the median before the fault. "
+            "p50, p99, max: how much longer requests took than the median before the fault; at return: those that "
+            "began when it had ended, until service was normal. "
             f"`timeout` is {TIMEOUT:g} s, as is the default; {len(WAYS) * EACH} callers ask for results of functions, "
             "of functions with tags and of endpoints, while others are invalidated.",
-            "Normal after: how long after the end of the fault everything was served from the cache again.",
+            "Normal after: how long after the end of the fault everything was served from the cache again; of what "
+            "is killed and replaced, after its death. Sentinels and nodes take it for dead after "
+            f"{_DOWN_AFTER:g} s (`down-after-milliseconds`, `cluster-node-timeout`), and vote then. Its replicas had "
+            "been cut off from it before.",
             "Measured with `def` and with `async def` functions; the worse of both is shown.",
         ],
         words=True,
@@ -159,17 +290,23 @@ def run(options: Options) -> Iterator[Table]:
 def measured(case: Case, mode: Mode, during: float) -> Figures:
     """Let one fault last for ``during`` seconds, under load."""
     figures = Figures()
-    with Ground(requirepass=case.password) as ground, ground.shop(mode) as shop:
+    with case.ground() as ground, Shop(ground.url, mode) as shop:
         shop.until_cached()
         time.sleep(_BEFORE)  # in which the callers go on
         began = time.monotonic()
         usual = statistics.median(took for at, took in shop.seen.waits[-1000:])
-        with case.fault(ground):
-            time.sleep(during)
+        with contextlib.ExitStack() as fault:
+            fault.enter_context(case.fault(ground))
+            if not case.failover:
+                time.sleep(during)
             ended = time.monotonic()
-        returned = time.monotonic()
-        figures.back = until_normal(shop) - returned
-        figures.waits = [max(0.0, took - usual) for at, took in shop.seen.waits if began <= at + took and at < ended]
+            if not case.failover:
+                fault.close()
+            returned = began if case.failover else time.monotonic()
+            normal = until_normal(shop)
+        figures.back = normal - returned
+    # Of all requests: nothing is under way any longer.
+    figures.take(((at, max(0.0, took - usual)) for at, took in shop.seen.waits), began, ended, normal)
     return figures
 
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tests.faults.faults import Ground
+from tests.faults.faults import Ground, spoil
 from tests.faults.shop import CHANGING, LENIENT, STEADY, WAYS, Mode, in_both_modes
 
 
@@ -42,21 +42,10 @@ def test_connections_that_the_server_closes_under_load(mode: Mode, ground: Groun
 def test_rubbish_in_the_place_of_everything(mode: Mode, ground: Ground) -> None:
     """Torn, swapped, of another type or simply rubbish: values, fences, generations, tags, the sequence."""
     dice = random.Random(7)
-    with ground.shop(mode, timeout=LENIENT) as shop, contextlib.closing(ground.server.client(protocol=2)) as raw:
+    with ground.shop(mode, timeout=LENIENT) as shop:
         for _ in range(15):
             shop.until_cached()
-            names: list[bytes] = sorted(raw.scan_iter(match="faults:*"))
-            for name, whole in zip(names, raw.mget(names), strict=True):
-                with raw.pipeline(transaction=True) as both:
-                    both.delete(name)
-                    match dice.randrange(4):
-                        case 0:
-                            both.set(name, dice.randbytes(dice.randrange(200)))
-                        case 1:
-                            both.rpush(name, "rubbish")
-                        case 2 if whole:
-                            both.set(name, whole[: dice.randrange(len(whole))])
-                    both.execute()
+            spoil(ground.server, dice)
             shop.go_on(2)
         shop.until_back()
         assert shop.turns == 0

@@ -17,9 +17,8 @@ from fast_cache import RedisBackend
 from fast_cache.backends.redis.reclaim import Reclaimer
 from fast_cache.backends.redis.watch import Watch
 from fast_cache.testing import PATIENCE
-from tests.faults.faults import Ground, refused
+from tests.faults.faults import Ground, caught_up, refused, replace, replica_of
 from tests.faults.shop import CHANGING, LENIENT, STEADY, WAYS, Mode, Shop, Way, in_both_modes, until
-from tests.support.redis_server import RedisServer
 
 QUICK = ("--repl-diskless-sync-delay", "0")
 
@@ -81,19 +80,6 @@ def test_a_snapshot_that_revives_what_was_invalidated_under_load(mode: Mode, gro
             shop.go_on()
 
 
-@contextlib.contextmanager
-def replica_of(master: RedisServer) -> Iterator[RedisServer]:
-    with RedisServer(*QUICK) as replica:
-        replica.command("REPLICAOF", "127.0.0.1", master.port)
-        until(lambda: replica.command("ROLE")[3] == b"connected", "the replica follows")
-        yield replica
-
-
-def caught_up(master: RedisServer, replica: RedisServer) -> None:
-    """Wait until the replica has everything."""
-    until(lambda: replica.command("ROLE")[4] == master.command("ROLE")[1], "the replica has everything")
-
-
 @both_ways_to_invalidate
 @in_both_modes
 def test_a_replica_that_lacks_the_last_invalidations_takes_over_at_the_same_address(mode: Mode, step: str) -> None:
@@ -106,9 +92,7 @@ def test_a_replica_that_lacks_the_last_invalidations_takes_over_at_the_same_addr
         caught_up(ground.server, replica)
         ground.server.cut_replicas()
         invalidate(shop, step)
-        ground.server.kill()
-        replica.command("REPLICAOF", "NO", "ONE")
-        ground.proxy.target = ("127.0.0.1", replica.port)
+        replace(ground, replica)
         shop.until_back()
         shop.go_on()
         assert replica.command("DBSIZE") > 0
