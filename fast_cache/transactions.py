@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 from fast_cache.backends.pending import Change, Pending, deferred, enter, leave
@@ -30,7 +32,7 @@ class Transaction:
         self._pending: Pending | None = None
 
     def __enter__(self) -> None:
-        self._open()
+        self._open(leaves_context=_is_stepped_by_thread())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -67,15 +69,36 @@ class Transaction:
             decorated = blocking
         return decorated  # type: ignore[no-any-return]
 
-    def _open(self) -> None:
+    def _open(self, *, leaves_context: bool = False) -> None:
         if self._pending is not None:
             raise ConfigurationError("this transaction is open already; call cache.transaction() for another one")
-        self._pending = enter()
+        self._pending = enter(leaves_context=leaves_context)
 
     def _end(self, *, well: bool) -> list[Change]:
         pending, self._pending = self._pending, None
         assert pending is not None
         return leave(pending, well=well)
+
+
+def _is_stepped_by_thread() -> bool:
+    """Whether a generator is running whose one step is all that its thread has to do: the next one, behind ``yield``,
+    is another thread's, in another copy of the context. So FastAPI runs dependencies that are written ``def``.
+    """
+    if threading.current_thread() is threading.main_thread():
+        return False
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        caller = frame.f_back
+        if frame.f_code.co_flags & inspect.CO_GENERATOR and (
+            _is_worker(caller) or _is_worker(caller and caller.f_back)
+        ):
+            return True
+        frame = caller
+    return False
+
+
+def _is_worker(frame: FrameType | None) -> bool:
+    return frame is not None and str(frame.f_globals.get("__name__")).startswith("anyio.")
 
 
 def make_blocking(changes: Sequence[Change]) -> None:

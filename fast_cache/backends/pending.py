@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from fast_cache.backends.keyspace import check_key, check_keys, check_prefix, check_values
 from fast_cache.durations import optional_seconds, seconds
 from fast_cache.entry import Entry, Shelf
+from fast_cache.errors import ConfigurationError
 from fast_cache.keys import text_of
 from fast_cache.keys.binder import Namespace, compile_function, passed_on, spelled
 from fast_cache.ports import Port
@@ -80,11 +81,29 @@ class Change:
         self.address = address
 
 
+class Request:
+    """What stands for a request in its context, and in the copies of that by which its threads run.
+
+    What one of them sets in its copy is lost with it. So a transaction that goes on when its thread has done is noted
+    in something that all copies share: as the ``inner`` one of the transaction around it, or of this.
+    """
+
+    __slots__ = ("inner", "parent")
+
+    is_open: Final = False
+
+    def __init__(self, parent: Pending | None) -> None:
+        self.parent = parent
+        self.inner: Pending | None = None
+
+
 class Pending:
     """What is collected by one open transaction, inside ``parent`` if there is one around it."""
 
     def __init__(self, parent: Pending | None) -> None:
         self.parent = parent
+        self.inner: Pending | None = None
+        """One that was opened in a copy of a context in which this is the current one, and is so there too."""
         self._process = _process
         self._open = True
         self._lock = threading.RLock()  # garbage collected in here may run code of the user's that changes the cache
@@ -170,22 +189,59 @@ class _Touched:
         return not tags.isdisjoint(self._tags) or not tags.isdisjoint(self._digests)
 
 
-_current: ContextVar[Pending | None] = ContextVar("fast_cache_transaction", default=None)
+_current: ContextVar[Pending | Request | None] = ContextVar("fast_cache_transaction", default=None)
 
 
 def current() -> Pending | None:
     """The innermost open transaction that the running code is in."""
     pending = _current.get()
+    if pending is None:
+        return None
+    while pending.inner is not None:
+        pending = pending.inner
     while pending is not None and not pending.is_open:
         pending = pending.parent
-    return pending
+    return pending  # type: ignore[return-value]  # a request is never open
 
 
-def enter() -> Pending:
-    """Open a transaction, for the running code and what it starts."""
+def enter_request() -> None:
+    """The running code is about to answer a request.
+
+    It need not say when that is done: in a context that is used for more, this is of no effect.
+    """
+    _current.set(Request(current()))
+
+
+def enter(*, leaves_context: bool = False) -> Pending:
+    """Open a transaction, for the running code and what it starts.
+
+    Args:
+        leaves_context: it goes on when the running code has ended, whose context is a copy: for all of the request.
+
+    Raises:
+        ConfigurationError: that there is no request of which we know.
+    """
     pending = Pending(current())
+    if leaves_context:
+        _hand_over(pending)
     _current.set(pending)
     return pending
+
+
+def _hand_over(pending: Pending) -> None:
+    """Let those see it who have other copies of this context."""
+    place = at = _current.get()
+    if at is None or place is None:
+        raise ConfigurationError(
+            "cache.transaction() would be left without effect here: FastAPI enters a generator written def on a thread "
+            "that forgets it, and to this app cache.init_app was not applied; write async def, and async with "
+            "cache.transaction()"
+        )
+    while at.inner is not None:
+        at = at.inner
+        if at.is_open:
+            place = at
+    place.inner = pending
 
 
 def leave(pending: Pending, *, well: bool) -> list[Change]:
@@ -288,7 +344,8 @@ def _deferring(method: Callable[..., Any], deferral: _Deferral) -> Callable[...,
     args, kwargs = passed_on(signature)
     asks = ", ".join((space.add(method), space.add(deferral), args, kwargs))
     lines = [
-        f"if {space.add(_current.get)}() is not None and {space.add(_put_off)}({asks}):",
+        f"if {space.add(_current.get)}() is not None and {space.add(current)}() is not None"
+        f" and {space.add(_put_off)}({asks}):",
         f"    return {space.add(deferral.answer)}",
         f"return {'await ' if suspends else ''}{space.add(method)}({spelled(signature)})",
     ]
@@ -304,7 +361,7 @@ def _answering(method: Callable[..., Any]) -> Callable[..., Any]:
 
         @functools.wraps(method)
         async def suspending(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-            if _current.get() is None:
+            if current() is None:
                 return await method(self, *args, **kwargs)
             with at_once():
                 return await method(self, *args, **kwargs)
@@ -313,7 +370,7 @@ def _answering(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def blocking(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if _current.get() is None:
+        if current() is None:
             return method(self, *args, **kwargs)
         with at_once():
             return method(self, *args, **kwargs)
@@ -323,8 +380,6 @@ def _answering(method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _put_off(method: Callable[..., Any], deferral: _Deferral, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a transaction makes this call when it ends. What is wrong with the arguments is said now."""
-    if current() is None:
-        return False
     backend, *others = args
     rest, kwargs = tuple(map(deferral.keep, others)), {name: deferral.keep(arg) for name, arg in kwargs.items()}
     bound = inspect.signature(method).bind(backend, *rest, **kwargs)

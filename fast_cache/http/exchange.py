@@ -22,6 +22,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fast_cache.backends.pending import enter_request
 from fast_cache.http.aliases import Aliases
 from fast_cache.http.page import Page, Unstorable
 from fast_cache.http.replay import BodyAgain, Nobody
@@ -238,6 +239,8 @@ class Exchanges:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # No coroutine of its own: requests that have nothing to do with the cache pay two lookups.
         if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                enter_request()
             return self.app(scope, receive, send)
         path, method = scope["path"], scope["method"]
         if self._counted != len(self._routes):
@@ -247,6 +250,7 @@ class Exchanges:
             if answer is not None:
                 page, headers, known = answer
                 return send_page(send, page, headers, known=known)
+        enter_request()
         wanted = self._wanted
         # One look at a pattern: an exchange that is of no use would be 5 µs.
         if wanted is not None:
@@ -324,6 +328,7 @@ class Exchanges:
     async def rerun(self, scope: Scope, receive: Receive, send: Send, run: Load) -> None:
         """Make a request again, as ``run``. Raises what the application raises, unless ``run`` has something to send in
         its place."""
+        enter_request()
         exchange = scope[EXCHANGE] = Exchange(self, send, scope)
         exchange.resumes = run
         try:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, WebSocket, WebSocketDisconnect
+from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
 
 from examples.sqlite_backend import SQLiteBackend
@@ -26,6 +29,7 @@ from fast_cache import (
 )
 from fast_cache.backends.pending import Veil
 from fast_cache.testing import Blocking, Flavour, Store, in_both_flavours, only_suspending
+from tests.support.asgi_client import ask
 from tests.support.stores import backends, cache_over
 
 LONG = 60
@@ -744,25 +748,230 @@ async def test_redis_being_away_does_not_raise(flavour: Flavour) -> None:
     assert await source() == 1
 
 
-def test_a_dependency_can_hold_one_open() -> None:
+# In dependencies. FastAPI runs those written ``def`` step by step, each on a thread with a copy of the context.
+
+
+def unit_of_work(cache: Cache, *, suspends: bool, fails: bool = False) -> Callable[..., Any]:
+    """A dependency that holds a transaction open; if it ``fails``, it is when what it is around has ended well."""
+
+    async def suspending() -> AsyncIterator[None]:
+        async with cache.transaction():
+            yield
+            if fails:
+                raise Rollback
+
+    def blocking() -> Iterator[None]:
+        with cache.transaction():
+            yield
+            if fails:
+                raise Rollback
+
+    return suspending if suspends else blocking
+
+
+def writes(backend: CacheBackend, fn: Callable[[int], Any], *, suspends: bool) -> Callable[..., Any]:
+    """An endpoint that changes the cache, and raises unless it is for item 1."""
+
+    async def suspending(item_id: int) -> None:
+        await backend.aset(f"item:{item_id}", item_id)
+        blocking(item_id)
+
+    def blocking(item_id: int) -> None:
+        backend.set(f"item:{item_id}", item_id)
+        fn(item_id)
+        if item_id > 1:
+            raise HTTPException(409)
+
+    return suspending if suspends else blocking
+
+
+def kinds(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(",".join(names), list(itertools.product([True, False], repeat=len(names))))
+
+
+@kinds("dependency", "endpoint")
+def test_a_dependency_can_hold_one_open(dependency: bool, endpoint: bool) -> None:
+    backend, runs = InMemoryBackend(), list[int]()
+    cache, app = Cache(), FastAPI()
+    cache.init_app(app, backend)
+
+    @cache.cached(expire=LONG)
+    def read(item_id: int) -> int:
+        runs.append(item_id)
+        return len(runs)
+
+    write = writes(backend, read.invalidate, suspends=endpoint)
+    app.post("/items/{item_id}", dependencies=[Depends(unit_of_work(cache, suspends=dependency))])(write)
+    with TestClient(app) as client:
+        assert [read(1), read(2)] == [1, 2]
+        assert client.post("/items/1").status_code == 200
+        assert client.post("/items/2").status_code == 409
+        assert [read(1), read(2)] == [3, 2]
+    assert [backend.get("item:1"), backend.get("item:2")] == [1, None]
+
+
+@kinds("outer", "inner", "endpoint")
+def test_dependencies_can_hold_one_in_another(outer: bool, inner: bool, endpoint: bool) -> None:
+    backend = InMemoryBackend()
+    cache, app = Cache(), FastAPI()
+    cache.init_app(app, backend)
+    for path, fails in (("/well", False), ("/fails", True)):
+        around = [
+            Depends(unit_of_work(cache, suspends=outer, fails=fails)),
+            Depends(unit_of_work(cache, suspends=inner)),
+        ]
+
+        def write(path: str = path) -> None:
+            with cache.transaction():
+                backend.set(path, 1)
+            assert backend.get(path) is None
+
+        async def awrite(path: str = path) -> None:
+            async with cache.transaction():
+                await backend.aset(path, 1)
+            assert await backend.aget(path) is None
+
+        app.post(path, dependencies=around)(awrite if endpoint else write)
+    with TestClient(app) as client:
+        assert client.post("/well").status_code == 200
+        with pytest.raises(Rollback):
+            client.post("/fails")
+    assert [backend.get("/well"), backend.get("/fails")] == [1, None]
+
+
+@pytest.mark.skipif("scope" not in signature(Depends).parameters, reason="this FastAPI has one scope")
+@pytest.mark.parametrize("ends_first", ["inner", "outer"])
+def test_dependencies_of_different_scopes_hold_one_each(ends_first: str) -> None:
+    """Where the outer one ends first, what is left of the inner one is made by itself."""
+    backend = InMemoryBackend()
+    cache, app = Cache(), FastAPI()
+    cache.init_app(app, backend)
+    outer, inner = (unit_of_work(cache, suspends=False) for _ in range(2))
+    scopes: list[Any] = ["request", "function"] if ends_first == "inner" else ["function", "request"]
+
+    @app.post("/")
+    def write(one: Any = Depends(outer, scope=scopes[0]), two: Any = Depends(inner, scope=scopes[1])) -> None:  # noqa: B008
+        backend.set("key", 1)
+        assert backend.get("key") is None
+
+    with TestClient(app) as client:
+        assert client.post("/").status_code == 200
+    assert backend.get("key") == 1
+
+
+@pytest.mark.parametrize("dependency", [True, False])
+def test_requests_at_the_same_time_know_nothing_of_each_other(dependency: bool) -> None:
+    backend, both = InMemoryBackend(), asyncio.Barrier(2)
+    cache, app = Cache(), FastAPI()
+    cache.init_app(app, backend)
+
+    @app.post("/items/{item_id}", dependencies=[Depends(unit_of_work(cache, suspends=dependency))])
+    async def write(item_id: int) -> None:
+        await both.wait()
+        await backend.aset(f"item:{item_id}", item_id)
+        await both.wait()
+        if item_id > 1:
+            raise HTTPException(409)
+
+    async def main() -> list[int]:
+        # Both run in tasks of ours, in copies of one context that is used for more requests.
+        async def post(item_id: int) -> int:
+            return (await ask(app, f"/items/{item_id}", method="POST")).status
+
+        return list(await asyncio.gather(post(1), post(2)))
+
+    assert asyncio.run(main()) == [200, 409]
+    assert [backend.get("item:1"), backend.get("item:2")] == [1, None]
+
+
+def test_what_follows_in_the_same_context_is_not_in_it() -> None:
+    backend = InMemoryBackend()
+    cache, app = Cache(), FastAPI()
+    cache.init_app(app, backend)
+    write = writes(backend, lambda _: None, suspends=False)
+    app.post("/items/{item_id}", dependencies=[Depends(unit_of_work(cache, suspends=False))])(write)
+
+    async def main() -> None:
+        async with cache.transaction():
+            assert (await ask(app, "/items/1", method="POST")).status == 200
+            assert await backend.aget("item:1") is None, "it is left to the one around"
+            await backend.aset("own", 1)
+        assert [await backend.aget("item:1"), await backend.aget("own")] == [1, 1]
+        await backend.aset("later", 1)
+        assert await backend.aget("later") == 1
+
+    asyncio.run(main())
+
+
+def test_a_dependency_of_a_web_socket_can_hold_one_open() -> None:
     backend = InMemoryBackend()
     cache, app = Cache(), FastAPI()
     cache.init_app(app, backend)
 
-    async def unit_of_work() -> AsyncIterator[None]:
-        async with cache.transaction():
-            yield
+    @app.websocket("/ws", dependencies=[Depends(unit_of_work(cache, suspends=False))])
+    async def talk(socket: WebSocket) -> None:
+        await socket.accept()
+        await backend.aset("key", 1)
+        await socket.send_json(await backend.aget("key"))
+        await socket.close()
 
-    @app.post("/items/{item_id}", dependencies=[Depends(unit_of_work)])
-    async def write(item_id: int) -> None:
-        await backend.aset(f"item:{item_id}", item_id)
-        if item_id > 1:
-            raise HTTPException(409)
+    with TestClient(app) as client, client.websocket_connect("/ws") as socket:
+        assert socket.receive_json() is None
+        with pytest.raises(WebSocketDisconnect):
+            socket.receive_json()
+    assert backend.get("key") == 1
+
+
+def test_a_stream_can_hold_one_open() -> None:
+    backend = InMemoryBackend()
+    cache, app = Cache(), FastAPI()
+    cache.init_app(app, backend)
+
+    @app.get("/")
+    def stream() -> StreamingResponse:
+        def parts() -> Iterator[str]:
+            with cache.transaction():
+                yield "1"
+                backend.set("key", 1)
+                yield str(backend.get("key"))
+
+        return StreamingResponse(parts())
 
     with TestClient(app) as client:
-        assert client.post("/items/1").status_code == 200
-        assert client.post("/items/2").status_code == 409
-    assert [backend.get("item:1"), backend.get("item:2")] == [1, None]
+        assert client.get("/").text == "1None"
+    assert backend.get("key") == 1
+
+
+def test_where_one_would_be_lost_it_is_not_opened() -> None:
+    backend = InMemoryBackend()
+    cache, app = Cache(), FastAPI()
+    write = writes(backend, lambda _: None, suspends=False)
+    app.post("/items/{item_id}", dependencies=[Depends(unit_of_work(cache, suspends=False))])(write)
+    with TestClient(app) as client, pytest.raises(ConfigurationError, match="async def"):
+        client.post("/items/1")
+    assert backend.get("item:1") is None
+
+
+def test_a_thread_may_open_one_in_a_generator_of_its_own() -> None:
+    """It runs the whole of it: nothing is lost, and nobody else sees it."""
+    backend, seen = InMemoryBackend(), list[object]()
+    cache, app = Cache(), FastAPI()
+
+    @contextmanager
+    def within() -> Iterator[None]:
+        with cache.transaction():
+            yield
+
+    @app.post("/")
+    def write() -> None:
+        with within():
+            backend.set("key", 1)
+            seen.append(backend.get("key"))
+        seen.append(backend.get("key"))
+
+    with TestClient(app) as client:
+        assert client.post("/").status_code == 200
+    assert seen == [None, 1]
 
 
 def test_threads_that_collect_while_it_ends_lose_nothing() -> None:
