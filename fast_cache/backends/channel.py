@@ -22,6 +22,7 @@ class News(NamedTuple):
 
 
 ALL_NEWS = News(everything=True)
+NO_NEWS = News()
 
 
 class Listener(Protocol):

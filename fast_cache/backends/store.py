@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any, ClassVar, Final, NamedTuple
 from weakref import WeakMethod, WeakSet
 
+from fast_cache.backends.channel import Channel
 from fast_cache.entry import MISSING, NEVER, Entry, MissingType, Shelf
 from fast_cache.errors import DecodeError, EncodeError
 from fast_cache.freshness import Found, Life
@@ -241,6 +242,10 @@ class Store(ABC):
     def queued(self) -> int:
         """How many invalidations are still to be delivered."""
         return 0
+
+    def tells_along(self, channel: Channel) -> bool:
+        """Let each change carry what ``channel`` tells of it; False if that takes an exchange of its own."""
+        return False
 
     def copier(self, value: Any, codec: CodecSource) -> Callable[[], Any] | None:
         """What makes ``value`` anew for each follower of its load, so that none sees what another does to it.

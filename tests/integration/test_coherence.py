@@ -24,7 +24,20 @@ from fast_cache.testing import Flavour, in_both_flavours
 from tests.support.proxy import Proxy
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_server import RedisServer
-from tests.support.tiers import WITHIN, Served, Worker, coherence, copy_of, layered, reads, store_of, wait_for
+from tests.support.tiers import (
+    WITHIN,
+    Served,
+    Worker,
+    coherence,
+    copy_of,
+    forbid,
+    layered,
+    reads,
+    store_of,
+    sure,
+    wait_for,
+    warm,
+)
 from tests.support.tls import Certificates, TLSServer
 
 NAMESPACE = "tiers"
@@ -37,27 +50,6 @@ both_ways = pytest.mark.parametrize("how", ["tracking", "pubsub"])
 def server(redis_server: RedisServer) -> RedisServer:
     redis_server.flush()
     return redis_server
-
-
-@contextlib.contextmanager
-def sure(url: str, **options: Any) -> Iterator[Served]:
-    """This process, with two tiers whose copies are believed."""
-    served = Served(url, **options)
-    with contextlib.closing(served.backend), contextlib.closing(served.raw):
-        until_sure(served)
-        yield served
-
-
-def until_sure(served: Served) -> None:
-    served.item(0)
-    wait_for(lambda: coherence(served.backend).sure, "changes are heard of")
-
-
-def warm(*processes: Any, number: int = 1) -> None:
-    """Let each hold a copy."""
-    for process in processes:
-        call = process if isinstance(process, Worker) else lambda order, *args, p=process: getattr(p, order)(*args)
-        wait_for(lambda call=call: call("item", number) is not None and call("held", number), "it holds a copy")
 
 
 def kill_channels(server: RedisServer) -> None:
@@ -227,12 +219,6 @@ def test_others_see_nothing_older_once_they_were_told(server: RedisServer, how: 
 
 
 # Where it is forbidden.
-
-
-def forbid(server: RedisServer, name: str, *rights: str) -> str:
-    """A user without these rights: what to write before the host in a URL."""
-    server.command("ACL", "SETUSER", name, "reset", "on", ">secret", "~*", "&*", "+@all", *rights)
-    return f"{name}:secret"
 
 
 NO_TRACKING = ("-client", "+client|id")

@@ -104,16 +104,27 @@ async def test_what_is_done_by_hand_while_redis_is_away(
 
 @in_both_flavours
 async def test_news_that_could_not_be_published(flavour: Flavour, own_redis: RedisServer, tmp_path: Path) -> None:
-    """The store behind is there, and has been told; other processes have not."""
+    """The store behind is there, and has been told; other processes have not: then nothing is confirmed."""
     carrier = RedisBackend(own_redis.url, namespace=NAMESPACE)
     backend = LayeredBackend(l2=SQLiteBackend(tmp_path / "cache.db"), coherence=carrier)
     with contextlib.closing(carrier):
         store = flavour.use(backend)
+        runs: list[int] = []
+
+        @store.cached(expire=3600)
+        async def item() -> int:
+            runs.append(1)
+            return len(runs)
+
         await store.set("a", 1)
+        assert await flavour.call(item) == 1
         assert queued(store) == 0
         with away(own_redis):
-            assert await store.delete("a") is True
+            assert await store.delete("a") is False
             assert queued(store) == 1
+            assert await flavour.call(item.invalidate) is False
+            assert await flavour.call(item) == 2, "it is done all the same"
+            assert await store.get("a") is None
         await until_delivered(flavour, store)
         backend.close()
 

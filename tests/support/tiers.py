@@ -6,12 +6,14 @@ input.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +24,7 @@ from fastapi import FastAPI
 from fast_cache import Cache, InMemoryBackend, LayeredBackend, RedisBackend
 from fast_cache.backends.channel import Channel, Listener
 from fast_cache.backends.layered.store import LayeredStore
+from fast_cache.backends.redis.hearing import Hearing
 from fast_cache.entry import Entry
 from fast_cache.keys import address_of
 from fast_cache.stats import Coherence
@@ -176,15 +179,15 @@ class Served:
     """What such a process can be told to do.
 
     ``item`` is a cached function with the tags ``item:{number}`` and ``all``. What it returns lies in Redis, under
-    ``truth:{number}``, and its runs are counted.
+    ``truth:{number}``, at ``truth_url`` if that is given, and its runs are counted.
     """
 
-    def __init__(self, url: str, expire: float = 3600, **options: Any) -> None:
+    def __init__(self, url: str, expire: float = 3600, *, truth_url: str | None = None, **options: Any) -> None:
         self.backend = layered(url, **options)
         self.cache = Cache()
         self.cache.init_app(FastAPI(), backend=self.backend)
         self.runs = 0
-        self._url = url
+        self._url = url if truth_url is None else truth_url
 
         @self.cache.cached(expire=expire, tags=("item:{number}", "all"))
         def item(number: int) -> str:
@@ -215,6 +218,18 @@ class Served:
         self.raw.set(f"truth:{number}", value)
         self.cached.invalidate(number)
         return time.monotonic()
+
+    def invalidate(self, number: int) -> bool:
+        confirmed: bool = self.cached.invalidate(number)
+        return confirmed
+
+    def end_when_told(self) -> None:
+        """Let this process end in the moment in which it knows that a change was made, and before it tells of it."""
+
+        def end(*_: Any) -> None:
+            os._exit(0)
+
+        Hearing.tell = Hearing.answered = end  # type: ignore[assignment, method-assign]
 
     def raw_set(self, number: int, value: str) -> None:
         """Let ``item`` be another value, and tell nobody."""
@@ -247,6 +262,33 @@ class Served:
 
     def threads(self) -> list[str]:
         return [thread.name for thread in threading.enumerate()]
+
+
+@contextlib.contextmanager
+def sure(url: str, **options: Any) -> Iterator[Served]:
+    """This process, with two tiers whose copies are believed."""
+    served = Served(url, **options)
+    with contextlib.closing(served.backend), contextlib.closing(served.raw):
+        until_sure(served)
+        yield served
+
+
+def until_sure(served: Served) -> None:
+    served.item(0)
+    wait_for(lambda: coherence(served.backend).sure, "changes are heard of")
+
+
+def warm(*processes: Any, number: int = 1) -> None:
+    """Let each hold a copy."""
+    for process in processes:
+        call = process if isinstance(process, Worker) else lambda order, *args, p=process: getattr(p, order)(*args)
+        wait_for(lambda call=call: call("item", number) is not None and call("held", number), "it holds a copy")
+
+
+def forbid(server: RedisServer, name: str, *rights: str) -> str:
+    """A user without these rights: what to write before the host in a URL."""
+    server.command("ACL", "SETUSER", name, "reset", "on", ">secret", "~*", "&*", "+@all", *rights)
+    return f"{name}:secret"
 
 
 def main(options: str) -> None:

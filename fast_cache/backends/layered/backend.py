@@ -179,7 +179,8 @@ class LayeredBackend(CacheBackend):
 
     async def _delete(self, port: Port, key: str) -> bool:
         step = port.do(self.l2.delete, self.l2.adelete, check_key(key))
-        return await self._store.change(port, News((key,)), _awaited(step))
+        removed, told = await self._store.changed(port, News((key,)), _awaited(step))
+        return removed and told
 
     async def _clear(self, port: Port) -> None:
         await self._store.change(port, ALL_NEWS, _awaited(port.do(self.l2.clear, self.l2.aclear)))

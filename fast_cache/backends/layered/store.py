@@ -79,6 +79,8 @@ class LayeredStore(Store):
         self.longest_held = NEVER
         """For how many seconds a copy is held at most."""
         self._channel: Channel | None = None
+        self._along = False
+        """Whether the far store tells others by itself of what is changed there."""
         self._hand = near.shelf(_HAND)
         self._sure = True
         self._trusted = NEVER
@@ -106,6 +108,7 @@ class LayeredStore(Store):
     def listen_to(self, channel: Channel) -> None:
         """Hear from ``channel`` what others change. Until it is attached, nothing here is believed."""
         self._channel = channel
+        self._along = self._far.tells_along(channel)
         self._sure, self._trusted = False, RETIRED
         self._show()
 
@@ -205,7 +208,8 @@ class LayeredStore(Store):
         # What lies here is older than the value, also where that was refused.
         news = News((text_of(flight.key),))
         self._drop(news)
-        return await self._carried(port, news, self._far.write(port, flight, ticket, value, life, terms))
+        stored, _ = await self._carried(port, news, self._far.write(port, flight, ticket, value, life, terms))
+        return stored
 
     async def stands(self, port: Port, key: Address, ticket: object, terms: Terms) -> bool:
         return isinstance(ticket, _Alone) or await self._far.stands(port, text_of(key), ticket, terms)
@@ -224,17 +228,28 @@ class LayeredStore(Store):
 
     async def delete(self, port: Port, key: Address) -> bool:
         text = text_of(key)
-        return await self.change(port, News((text,)), self._far.delete(port, text))
+        removed, told = await self.changed(port, News((text,)), self._far.delete(port, text))
+        _expect_told(told)
+        return removed
 
     async def delete_tagged(self, port: Port, tags: Sequence[str], *, soft: bool = False) -> None:
         self.flights.lose(tags)
-        await self.change(port, News(tags=_digests(tags)), self._far.delete_tagged(port, tags, soft=soft))
+        step = self._far.delete_tagged(port, tags, soft=soft)
+        _, told = await self.changed(port, News(tags=_digests(tags)), step)
+        _expect_told(told)
 
     async def change(self, port: Port, news: News, step: Coroutine[Any, Any, T], *, decided: bool = False) -> T:
         """Carry out ``step``, which changes what ``news`` says, in the far store.
 
         If it is cancelled, it goes on, or it has ``decided`` by itself what becomes of it when it ends.
         """
+        result, _ = await self.changed(port, news, step, decided=decided)
+        return result
+
+    async def changed(
+        self, port: Port, news: News, step: Coroutine[Any, Any, T], *, decided: bool = False
+    ) -> tuple[T, bool]:
+        """The same; and whether others have been told of it, as far as they have to be."""
         self.forget(news)
         return await self._carried(port, news, step, decided=decided)
 
@@ -409,40 +424,53 @@ class LayeredStore(Store):
             self._near.clear()
         return answer
 
-    async def _carried(self, port: Port, news: News, step: Coroutine[Any, Any, T], *, decided: bool = False) -> T:
-        """Carry out ``step`` in the far store, and drop what was copied from there before it was done."""
+    async def _carried(
+        self, port: Port, news: News, step: Coroutine[Any, Any, T], *, decided: bool = False
+    ) -> tuple[T, bool]:
+        """Carry out ``step`` in the far store, and drop what was copied from there before it was done.
+
+        Second: whether others have been told of it, as far as they have to be, and the step does not say it itself.
+        """
         channel = self._channel
         if channel is None or not channel.tells or not any(news):
             try:
-                return await step
+                return await step, True
+            finally:
+                self._drop(news)
+        if self._along:
+            channel.awake()  # which finds out whether there is anybody to be told
+            try:
+                return await step, True
             finally:
                 self._drop(news)
 
-        async def carried_and_told() -> T:
-            thrown_away = False
+        async def carried_and_told() -> tuple[T, bool]:
+            thrown_away = told = False
             try:
-                return await step
+                result = await step
             except GeneratorExit:  # its loop has ended: nothing more may be awaited
                 thrown_away = True
                 raise
             finally:
                 self._drop(news)
                 if not thrown_away:
-                    channel.awake()  # which finds out whether there is anybody to be told
-                    await self._tell(port, channel, news)
+                    channel.awake()
+                    told = await self._tell(port, channel, news)
+            return result, told
 
         if decided:  # whoever is cancelled waits until it is: what they begin then must come later
             return await carried_and_told()
         return await port.finish(carried_and_told(), at_end=_nothing)
 
-    async def _tell(self, port: Port, channel: Channel, news: News) -> None:
-        """Tell others what has changed."""
+    async def _tell(self, port: Port, channel: Channel, news: News) -> bool:
+        """Tell others what has changed; whether that worked."""
         try:
             await channel.tell(port, news)
         except BackendError as error:
             self.health.failed("tell", error)
-        else:
-            self.health.works("tell")
+            return False
+        self.health.works("tell")
+        return True
 
     def _show(self, *, tell: bool = True) -> None:
         """Let others see the copies at a glance, or not."""
@@ -496,6 +524,11 @@ def _begins(prefix: str, address: Hashable) -> bool:
         return text_of(address).startswith(prefix)
     except KeyError:  # its function is gone, and with it everybody who could name it
         return False
+
+
+def _expect_told(told: bool) -> None:
+    if not told:
+        raise BackendError("other processes could not be told of a change")
 
 
 def _nothing() -> None:

@@ -13,6 +13,7 @@ from math import inf
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
+from fast_cache.backends.channel import NO_NEWS, News
 from fast_cache.backends.redis.changes import Changes, head_of
 from fast_cache.backends.redis.driver import refused
 from fast_cache.backends.redis.fleet import Where
@@ -95,7 +96,8 @@ class RedisCalls(CallSteps):
                     await self._turns.enter(port, key, turn)
                 token, generation = new_token(), await self._known(port)
                 like = encode_stored(key, 0, self._store.codec, None, generation)
-                reply = await self._in_generation(port, generation, self._changes.increment(key, token, by, like))
+                change = self._changes.increment(key, token, by, like)
+                reply = await self._in_generation(port, generation, change, News((key,)))
                 if isinstance(reply, int):
                     return reply
                 if reply is MISSING:
@@ -107,7 +109,7 @@ class RedisCalls(CallSteps):
                     number, lifetime_ms = added(there[1], by), None
                     data = _like(key, number, self._store.codec, there[0])
                 change = self._changes.change(key, token, reply or b"", data, lifetime_ms, number)
-                if await self._in_generation(port, generation, change) == 1:
+                if await self._in_generation(port, generation, change, News((key,))) == 1:
                     return number
             raise _crowded()
 
@@ -124,7 +126,7 @@ class RedisCalls(CallSteps):
                 self._store.flights.invalidate(key)
                 data, lifetime_ms = self._new(key, value, lifetime, generation)
                 change = self._changes.change(key, token, reply or b"", data, lifetime_ms, 1)
-                if await self._in_generation(port, generation, change) == 1:
+                if await self._in_generation(port, generation, change, News((key,))) == 1:
                     return True
             raise _crowded()
 
@@ -192,16 +194,18 @@ class RedisCalls(CallSteps):
         """The generation that was seen last, or the one that there is."""
         return self._store.generation or await self._store.ask_generation(port)
 
-    async def _in_generation(self, port: Port, generation: bytes, commands: list[Command]) -> Any:
+    async def _in_generation(self, port: Port, generation: bytes, commands: list[Command], news: News = NO_NEWS) -> Any:
         """The reply to a command for which ``generation`` is the living one; ``MISSING`` if it turns out not to be.
 
-        It is asked for behind the command.
+        It is asked for behind the command, which changes what ``news`` says.
         """
-        reply, current = await self._ask(port, commands + self._layout.generation())
+        reply, current = await self._ask(port, commands, news, self._layout.generation())
         return reply if self._store.is_living(generation, current) else MISSING
 
-    async def _ask(self, port: Port, commands: list[Command]) -> list[Reply]:
-        replies = await self._link.exchange(port, commands)
+    async def _ask(
+        self, port: Port, commands: list[Command], news: News = NO_NEWS, behind: Sequence[Command] = ()
+    ) -> list[Reply]:
+        replies, _ = await self._store.changed(port, [(commands, news), (behind, NO_NEWS)])
         for reply in replies:
             if isinstance(reply, Exception):
                 raise refused(reply)
@@ -239,7 +243,7 @@ class RedisCalls(CallSteps):
             fresh = stored.lifetime - stored.stale if lifetime is None else lifetime
             lives = max(1, round(min(fresh + stored.stale, self._longest) * 1000))
             self._store.flights.invalidate(key)
-            (renewed,) = await self._ask(port, self._changes.renew(key, new_token(), data, lives))
+            (renewed,) = await self._ask(port, self._changes.renew(key, new_token(), data, lives), News((key,)))
             if renewed == 1:
                 return True
         raise _crowded()
@@ -284,8 +288,8 @@ class RedisCalls(CallSteps):
             return 0
         for key in keys:
             self._link.begin(key)
-        commands = [command for key in keys for command in self._changes.head(key) + self._layout.unlink(key)]
-        *replies, generation = await self._link.exchange(port, commands + self._layout.generation())
+        parts = [(self._changes.head(key) + self._layout.unlink(key), News((key,))) for key in keys]
+        (*replies, generation), _ = await self._store.changed(port, [*parts, (self._layout.generation(), NO_NEWS)])
         alive = 0
         for head, _, removed in zip(replies[::3], replies[1::3], replies[2::3], strict=True):
             found = head_of(head)

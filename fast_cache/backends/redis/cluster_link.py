@@ -16,7 +16,7 @@ import threading
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from itertools import count
+from itertools import count, takewhile
 from time import monotonic
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ from fast_cache.backends.redis.fleet import Where
 from fast_cache.backends.redis.lane import unavailable
 from fast_cache.backends.redis.link import AWAY, Link
 from fast_cache.backends.redis.resp import Command, Reply
-from fast_cache.backends.redis.script import carry_out
+from fast_cache.backends.redis.script import Told, carry_out
 from fast_cache.backends.redis.slot_map import SlotMap, slot_of
 from fast_cache.errors import BackendUnavailable
 from fast_cache.ports import ASYNCIO, BLOCKING, Port, run_blocking
@@ -100,7 +100,7 @@ class ClusterLink(Link):
 
     async def _carry_anything(self, port: Port, packet: Packet) -> list[Reply]:
         slots = self._slots or await self._read_slots(port)
-        places = [_place(slots, command) for command in packet]
+        places = _places(slots, packet)
         replies = await self._sent(port, packet, places)
         for _ in range(_REDIRECTIONS):
             if not any(isinstance(reply, ResponseError) for reply in replies):
@@ -116,25 +116,32 @@ class ClusterLink(Link):
             if not all(redirect.ask for redirect in redirects.values()):
                 await self._moved(port)
             again: list[Command] = []
+            where_to: list[Where] = []
+            indices: list[int | None] = []
             for index, redirect in redirects.items():
-                places[index] = redirect.address
-                if redirect.ask:
-                    self._note(redirect.address)
-                again += [("ASKING",), packet[index]] if redirect.ask else [packet[index]]
-            where_to = [r.address for r in redirects.values() for _ in range(1 + r.ask)]
-            answers = iter(await self._sent(port, alike(packet, again), where_to))
-            for index, redirect in redirects.items():
-                if redirect.ask:
-                    next(answers)
-                replies[index] = next(answers)
+                # What is told of it was told too early.
+                tells = takewhile(lambda at: packet[at][0] == "PUBLISH", range(index + 1, len(packet)))
+                for at in (index, *tells):
+                    places[at] = redirect.address
+                    if at == index and redirect.ask:
+                        self._note(redirect.address)
+                        again.append(("ASKING",))
+                        indices.append(None)
+                    again.append(packet[at])
+                    indices.append(at)
+                where_to += [redirect.address] * (len(again) - len(where_to))
+            answers = await self._sent(port, alike(packet, again), where_to)
+            for at_or_none, answer in zip(indices, answers, strict=True):
+                if at_or_none is not None:
+                    replies[at_or_none] = answer
         return replies
 
-    async def _converse_about(self, command: Command) -> Reply:
+    async def _converse_about(self, command: Command, told: Told) -> Reply:
         slots = self._slots or await self._read_slots(BLOCKING)
         where, asking = _place(slots, command), False
         for _ in range(_REDIRECTIONS):
             assert where is not None
-            reply = await carry_out(partial(self._conversations.talk, where), command, asking=asking)
+            reply = await carry_out(partial(self._conversations.talk, where), command, asking=asking, told=told)
             redirect = self._target.redirect(reply, where) if isinstance(reply, ResponseError) else None
             if redirect is None:
                 break
@@ -286,6 +293,16 @@ def _place(slots: SlotMap, command: Command) -> Where:
     if where is None:
         raise BackendUnavailable("no node of the Cluster serves this key")
     return where
+
+
+def _places(slots: SlotMap, packet: Packet) -> list[Where]:
+    """Where the commands of a packet go. What is told of a change goes along with it, or it could come before: all
+    nodes hear what one is told (Redis Cluster specification, "Publish/Subscribe").
+    """
+    places: list[Where] = []
+    for command in packet:
+        places.append(places[-1] if places and command[0] == "PUBLISH" else _place(slots, command))
+    return places
 
 
 def _key_of(command: Command) -> bytes | None:

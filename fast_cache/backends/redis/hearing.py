@@ -2,7 +2,8 @@
 
 A thread has a connection of its own to each server. With tracking (``CLIENT TRACKING … BCAST``) the server tells of
 every change to a name that begins as those do which matter here, whoever made it, ours too. Where that is forbidden,
-whoever changes something publishes it. Either way what is said comes in the order in which it happened, so that the
+whoever changes something publishes it. It does so in the packet of the change, so that it can't end in between.
+Either way what is said comes in the order in which it happened, so that the
 answer to a ``PING`` behind it means that everything was heard which had happened when it was asked.
 """
 
@@ -354,17 +355,38 @@ class Hearing(Channel):
         return self._owes
 
     async def tell(self, port: Port, news: News) -> None:
-        told = ALL_NEWS if self._owes else news
-        packet: list[Command] = [("PUBLISH", self._layout.channel, message) for message in message_of(told)]
         try:
-            replies = await self._link.exchange(port, packet)
+            replies = await self._link.exchange(port, self._spelt(news))
         except BackendError:
-            self._owes = True
+            self.unanswered()
             raise
+        self.answered(replies)
+
+    def beside(self, news: News) -> list[Command]:
+        """What is sent behind a change, so that no end of this process can come between; nothing, if nobody need hear.
+
+        Whoever sends it says what became of it, by :meth:`answered` or :meth:`unanswered`.
+        """
+        return self._spelt(news) if self.tells else []
+
+    def answered(self, replies: Iterable[Reply]) -> None:
+        """The server said this to what it was to tell.
+
+        Raises:
+            BackendError: it does not tell others of it.
+        """
         self._owes = False
         errors = [reply for reply in replies if isinstance(reply, ResponseError)]
         if errors and self._subscribed:
             raise refused(errors[0])
+
+    def unanswered(self) -> None:
+        """Nobody knows whether others were told; they are told later that anything has changed."""
+        self._owes = True
+
+    def _spelt(self, news: News) -> list[Command]:
+        told = ALL_NEWS if self._owes and any(news) else news
+        return [("PUBLISH", self._layout.channel, message) for message in message_of(told)]
 
     def awake(self) -> None:
         if self._round is not None:
@@ -396,6 +418,10 @@ class Hearing(Channel):
             mine.bell.put(None)
             for ear in list(mine.ears.values()):
                 ear.interrupt()
+
+    @property
+    def link(self) -> Link:
+        return self._link
 
     def forked(self) -> None:
         self._lock = threading.Lock()

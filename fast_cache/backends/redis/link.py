@@ -21,9 +21,10 @@ from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from time import monotonic, sleep
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from weakref import WeakSet, ref
 
+from fast_cache.backends.channel import ALL_NEWS
 from fast_cache.backends.redis.batch import Packet, has_error
 from fast_cache.backends.redis.breaker import Breaker, Prober
 from fast_cache.backends.redis.conversations import Conversations
@@ -36,11 +37,14 @@ from fast_cache.backends.redis.lane import Connected, unavailable
 from fast_cache.backends.redis.layout import Layout
 from fast_cache.backends.redis.replicas import Replicas
 from fast_cache.backends.redis.resp import Command, Reply, pack
-from fast_cache.backends.redis.script import carry_out
+from fast_cache.backends.redis.script import Told, carry_out
 from fast_cache.backends.redis.watch import EVERY, Watch
 from fast_cache.errors import BackendError, BackendUnavailable
 from fast_cache.ports import BLOCKING, Port, run_blocking
 from redis.exceptions import ResponseError
+
+if TYPE_CHECKING:
+    from fast_cache.backends.redis.hearing import Hearing
 
 _BETWEEN_LOOKS: Final = (0.05, 0.25)
 """Seconds: how often those look who find no connection to wait on."""
@@ -101,6 +105,8 @@ class Link:
         self._postponed: deque[tuple[Command, float]] = deque(maxlen=_POSTPONED)
         self.closing = object()
         """Another one each time it is closed."""
+        self.channel: Callable[[], Hearing | None] = _nobody
+        """Through which others are told of what is changed, where that is to be."""
         _links.add(self)
 
     @property
@@ -291,23 +297,27 @@ class Link:
     async def _in_plain_words(self, port: Port, packet: Packet) -> list[Reply]:
         """Carry ``packet`` in the order of its commands, and do in plain words what scripts would do."""
         talks, replies, dated = self._conversations, list[Reply](), type(packet) is Dated
-        for is_script, commands in groupby(packet, key=_is_script):
+        for is_script, group in groupby(_with_what_they_tell(packet), key=lambda one: _is_script(one[0])):
             if is_script:
-                step = partial(self._without_scripts, list(commands))
+                step = partial(self._without_scripts, list(group))
                 replies += await port.do(talks.by_thread, talks.by_task, step, dated)
             else:
-                replies += await self._carry(port, list(commands))
+                replies += await self._carry(port, [command for commands in group for command in commands])
         return replies
 
-    async def _without_scripts(self, packet: Packet) -> list[Reply]:
-        """Do what these scripts would do; where conversations are held."""
-        replies = [await self._converse_about(command) for command in packet]
-        # One who allows neither is asked to allow the first.
-        return [self._refusal if forbids(reply, _TRANSACTIONS) else reply for reply in replies]
+    async def _without_scripts(self, scripts: Sequence[Sequence[Command]]) -> list[Reply]:
+        """Do what these scripts would do, and tell of it what stands behind each; where conversations are held."""
+        replies: list[Reply] = []
+        for script, *tells in scripts:
+            told = Told(tells)
+            reply = await self._converse_about(script, told)
+            # One who allows neither is asked to allow the first.
+            replies += [self._refusal if forbids(reply, _TRANSACTIONS) else reply, *told.replies]
+        return replies
 
-    async def _converse_about(self, command: Command) -> Reply:
+    async def _converse_about(self, command: Command, told: Told) -> Reply:
         """Do what one script would do."""
-        return await carry_out(partial(self._conversations.talk, None), command)
+        return await carry_out(partial(self._conversations.talk, None), command, told=told)
 
     async def _ready(self, port: Port) -> None:
         """See to it that the server may be asked."""
@@ -396,6 +406,9 @@ class Link:
         owed, servers = self._invalidations.owed(), self._identities.copy()
         for commands in owed.packets(self._layout):
             _check_told(await talk(commands))
+        channel = self.channel()
+        if channel is not None and (told := channel.beside(ALL_NEWS)):
+            await talk(told)  # nobody has told them of it, or of what the server before this one had forgotten
         if servers == self._identities:  # else one that was told may be gone already
             self._invalidations.delivered(owed)
 
@@ -532,6 +545,21 @@ def _has_script(packet: Packet) -> bool:
 
 def _is_script(command: Command) -> bool:
     return command[0] == "EVAL"
+
+
+def _with_what_they_tell(packet: Packet) -> list[list[Command]]:
+    """The commands, each with those behind it that tell others of it."""
+    groups: list[list[Command]] = []
+    for command in packet:
+        if groups and command[0] == "PUBLISH":
+            groups[-1].append(command)
+        else:
+            groups.append([command])
+    return groups
+
+
+def _nobody() -> None:
+    """There is no channel."""
 
 
 async def _suspended(seconds: float) -> None:

@@ -57,16 +57,30 @@ class Refused(Exception):
         self.reply = reply
 
 
+class Told:
+    """What others are told of a change, in the step that it is made in, if it is; and what the server answered."""
+
+    def __init__(self, commands: Sequence[Command] = ()) -> None:
+        self.commands = list(commands)
+        self.replies: list[Reply] = [0] * len(commands)
+
+    def refuse(self, reply: Reply) -> None:
+        """The server does not allow it, and nothing that it is part of."""
+        self.commands, self.replies = [], [reply] * len(self.commands)
+
+
 class Transaction:
     """Looks once, and changes something once, or not at all.
 
     Args:
         asking: the names are on their way to the node of a Cluster that is asked.
+        told: what others are told of the change.
     """
 
-    def __init__(self, talk: Talk, *, asking: bool = False) -> None:
+    def __init__(self, talk: Talk, *, asking: bool = False, told: Told | None = None) -> None:
         self._talk = talk
         self._asking = asking
+        self._told = Told() if told is None else told
         self._begun = False
 
     async def before(self, *commands: Command) -> None:
@@ -107,14 +121,20 @@ class Transaction:
             Refused: the server does not allow it.
         """
         self._begun = False
-        *queued, replies = await self._talk([*commands, ("EXEC",)], True)
+        told = self._told
+        *queued, replies = await self._talk([*commands, *told.commands, ("EXEC",)], True)
         if replies is None:
+            raise Anew
+        if refusals := [reply for reply in queued[len(commands) :] if isinstance(reply, Exception)]:
+            told.refuse(refusals[0])
             raise Anew
         # If one is refused before they are carried out, none is.
         for reply in (*queued, *(replies if isinstance(replies, list) else [replies])):
             if isinstance(reply, Exception):
                 raise Refused(reply)
-        return list(replies)
+        if told.commands:
+            told.replies = replies[len(commands) :]
+        return list(replies[: len(commands)])
 
     async def end(self) -> None:
         """Leave the connection to the next one, if nothing was to be changed."""
@@ -123,12 +143,12 @@ class Transaction:
             await self._talk([("DISCARD",)], True)
 
 
-async def carry_out(talk: Talk, command: Command, *, asking: bool = False) -> Reply:
-    """The reply to a command that would run a :class:`Script`, without it."""
+async def carry_out(talk: Talk, command: Command, *, asking: bool = False, told: Told | None = None) -> Reply:
+    """The reply to a command that would run a :class:`Script`, without it. What it changes, others are ``told``."""
     script = command[1]
     assert isinstance(script, Script)
     for _ in range(_LAPS):
-        transaction = Transaction(talk, asking=asking)
+        transaction = Transaction(talk, asking=asking, told=told)
         try:
             try:
                 words = [word if type(word) in (bytes, Deadline) else spelt(word) for word in command[3:]]

@@ -11,10 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
+from weakref import ref
 
+from fast_cache.backends.channel import ALL_NEWS, NO_NEWS, Channel, News
 from fast_cache.backends.redis.batch import has_error
 from fast_cache.backends.redis.driver import refused
 from fast_cache.backends.redis.fleet import LONGEST_WAIT
+from fast_cache.backends.redis.hearing import Hearing
 from fast_cache.backends.redis.keeper import HeldLease, Keeper
 from fast_cache.backends.redis.layout import (
     EPOCH_LENGTH,
@@ -368,6 +371,43 @@ class RedisStore(Store):
         listed = [last[at : at + _DIGEST] for at in range(TOKEN_LENGTH, len(last), _DIGEST)]
         return 0 < count <= len(listed) and set(digests).isdisjoint(listed[-count:])
 
+    def tells_along(self, channel: Channel) -> bool:
+        if isinstance(channel, Hearing) and channel.link is self._link and self._link.channel() is None:
+            self._link.channel = ref(channel)
+            return True
+        return False
+
+    async def changed(
+        self, port: Port, parts: Sequence[tuple[Sequence[Command], News]], *, dated: bool = False
+    ) -> tuple[list[Reply], BackendError | None]:
+        """Send commands which change what stands beside them, and with each of them what others are told of that.
+
+        Returns the replies to the commands, and why others could not be told, if they could not.
+        """
+        exchange = self._link.exchange_dated if dated else self._link.exchange
+        channel = self._link.channel()
+        packet: list[Command] = []
+        tells: list[bool] = []
+        for commands, news in parts:
+            told = [] if channel is None else channel.beside(news)
+            packet += [*commands, *told]
+            tells += [False] * len(commands) + [True] * len(told)
+        if channel is None or not any(tells):
+            return await exchange(port, packet), None
+        try:
+            replies = await exchange(port, packet)
+        except BackendError:
+            channel.unanswered()
+            raise
+        own = [reply for reply, is_told in zip(replies, tells, strict=True) if not is_told]
+        try:
+            channel.answered(reply for reply, is_told in zip(replies, tells, strict=True) if is_told)
+        except BackendError as untold:
+            self.health.failed("tell", untold)
+            return own, untold
+        self.health.works("tell")
+        return own, None
+
     async def write(self, port: Port, flight: Flight, ticket: object, value: Any, life: Life, terms: Terms) -> bool:
         assert isinstance(ticket, Ticket)
         key = text_of(flight.key)
@@ -378,12 +418,13 @@ class RedisStore(Store):
         data, lifetime_ms = self.encode(key, value, codec, life, ticket.generation, generations)
         if flight.moved or not flight.lost.isdisjoint(terms.names):
             return False
-        commands = self._layout.write(key, ticket.fence, data, lifetime_ms) + self._layout.read_tags(generations)
+        write, *commands = self._layout.write(key, ticket.fence, data, lifetime_ms)
+        commands += self._layout.read_tags(generations)
         lease = flight.lease
         if isinstance(lease, HeldLease):
             commands += self._layout.release(key, lease.token)
         try:
-            stored, generation, *tokens = await self._link.exchange(port, commands)
+            (stored, generation, *tokens), _ = await self.changed(port, [([write], News((key,))), (commands, NO_NEWS)])
         except BackendError:
             self._let_go(flight)
             raise
@@ -410,14 +451,19 @@ class RedisStore(Store):
         self._link.begin(key)
         try:
             lifetime = self.longest if expire is None else min(expire, self.longest)
-            await self._put(port, key, payload, lifetime, [_group_digest(group) for group in groups])
+            untold = await self._put(port, key, payload, lifetime, [_group_digest(group) for group in groups])
         except BackendError:
             self._link.owe(key)
             raise
         self._link.confirm(key)
         await self._link.replicated(port)
+        if untold is not None:
+            raise untold
 
-    async def _put(self, port: Port, key: str, payload: Payload, lifetime: float, groups: Sequence[bytes]) -> None:
+    async def _put(
+        self, port: Port, key: str, payload: Payload, lifetime: float, groups: Sequence[bytes]
+    ) -> BackendError | None:
+        """Store it; returns why others could not be told, if they could not."""
         lifetime_ms = max(1, round(lifetime * 1000))
         deadline = self._link.deadline()
         tags: Mapping[bytes, bytes] = NO_TAGS
@@ -426,12 +472,14 @@ class RedisStore(Store):
             if groups:
                 tags = await self._tokens(port, groups)
             data = seal(key, payload, lifetime, generation, tags=tags)
-            packet = self._layout.put(key, data, lifetime_ms, deadline) + self._layout.read_tags(groups)
-            told, now, *tokens = await self._link.exchange_dated(port, packet)
+            put, *reads = self._layout.put(key, data, lifetime_ms, deadline)
+            reads += self._layout.read_tags(groups)
+            parts = [([put], News((key,))), (reads, NO_NEWS)]
+            (told, now, *tokens), untold = await self.changed(port, parts, dated=True)
             in_time = deadline.told(expect_int(told))
             # Whatever passed meanwhile has ended what was put.
             if self.is_living(generation, now) and in_time and list(map(current, tokens)) == list(tags.values()):
-                return
+                return untold
         raise BackendError("Redis gets values too late, or is cleared all the time")
 
     async def _tokens(self, port: Port, digests: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -486,12 +534,12 @@ class RedisStore(Store):
 
     async def delete(self, port: Port, key: str) -> bool:
         self.flights.invalidate(key)
-        (_, removed) = await self._invalidate(port, key, self._layout.delete(key))
+        (_, removed) = await self._invalidate(port, key, self._layout.delete(key), News((key,)))
         return expect_int(removed) > 0
 
     async def clear(self, port: Port) -> None:
         self.flights.invalidate_all()
-        await self._invalidate(port, None, self._layout.clear(Renewed(new_token)))
+        await self._invalidate(port, None, self._layout.clear(Renewed(new_token)), ALL_NEWS)
         self._reclaimer.begin()
 
     async def delete_tagged(self, port: Port, tags: Sequence[str], *, soft: bool = False) -> None:
@@ -506,11 +554,15 @@ class RedisStore(Store):
             (number,) = await self._link.exchange(port, self._layout.next_number(digests, Renewed(new_epoch)))
             if not is_token(number):
                 raise refused(number)
-            _expect_ok(await self._link.exchange(port, self._layout.set_tags(digests, number, soft=soft)))
+            each = [(self._layout.set_tags([digest], number, soft=soft), News(tags=(digest,))) for digest in digests]
+            replies, untold = await self.changed(port, each)
+            _expect_ok(replies)
             confirmed = True
             for digest in digests:
                 self._link.confirm(digest)
             await self._link.replicated(port)
+            if untold is not None:
+                raise untold
 
         def at_end() -> None:
             if not confirmed:
@@ -521,18 +573,20 @@ class RedisStore(Store):
         if any(tag.startswith(GROUP) for tag in tags):  # what has other tags is left to expire
             self._reclaimer.begin()
 
-    async def _invalidate(self, port: Port, key: str | None, commands: list[Command]) -> list[Reply]:
+    async def _invalidate(self, port: Port, key: str | None, commands: list[Command], news: News) -> list[Reply]:
         """Tell Redis of an invalidation. One that is not confirmed is owed, also if its caller is cancelled."""
         self._link.begin(key)
         confirmed = False
 
         async def tell() -> list[Reply]:
             nonlocal confirmed
-            replies = await self._link.exchange(port, commands)
+            replies, untold = await self.changed(port, [(commands, news)])
             _expect_ok(replies)
             confirmed = True
             self._link.confirm(key)
             await self._link.replicated(port)
+            if untold is not None:
+                raise untold
             return replies
 
         return await port.finish(tell(), at_end=lambda: None if confirmed else self._link.owe(key))
