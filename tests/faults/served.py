@@ -1,6 +1,6 @@
 """The application of :mod:`tests.faults.shop` as a server runs it, in a process of its own.
 
-What it is comes from the environment: ``FAULTS_REDIS``, ``FAULTS_MODE``, ``FAULTS_TRUTH``.
+What it is comes from the environment: ``FAULTS_REDIS``, ``FAULTS_MODE``, ``FAULTS_TRUTH``, ``FAULTS_TIERS``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ shop = Shop(
     os.environ["FAULTS_REDIS"],
     cast(Mode, os.environ["FAULTS_MODE"]),
     truth=Truth(Path(os.environ["FAULTS_TRUTH"])),
+    tiers=int(os.environ["FAULTS_TIERS"]),
     timeout=TIMEOUT,
 )
 app = shop.app
@@ -23,7 +24,7 @@ app = shop.app
 
 @app.get("/state")
 async def read_state() -> dict[str, Any]:
-    return {"away": shop.away, "owes": shop.owes, "asked": shop.asked.total()}
+    return {"away": shop.away, "owes": shop.owes, "sure": shop.sure, "asked": shop.asked.total()}
 
 
 if os.environ["FAULTS_MODE"] == "sync":

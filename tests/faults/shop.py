@@ -1,4 +1,4 @@
-"""An application that caches in Redis, the source that it asks, and callers who keep asking and judge what they get.
+"""An application that caches in Redis or in two tiers, the source that it asks, and callers who keep asking and judge.
 
 Callers ask for as long as the shop is open, in three ways: an endpoint over HTTP, a cached function, and one whose
 results have tags. Somebody changes items all the while, and invalidates what is cached of them. When the shop closes,
@@ -27,8 +27,9 @@ import httpx2 as httpx
 import pytest
 from fastapi import FastAPI
 
-from fast_cache import Cache, RedisBackend
+from fast_cache import Cache
 from fast_cache.testing import PATIENCE
+from tests.faults.tiers import Tiers
 from tests.faults.truth import Truth
 
 Mode = Literal["sync", "async"]
@@ -91,13 +92,14 @@ class Judgement:
         return max([*(took for _, took in self.waits), *self.changes], default=0.0)
 
 
-class Shop:
+class Shop(Tiers):
     """An application over one backend. Use it as a context manager: callers ask while it is open.
 
     Args:
         url: where Redis is, or where it should be.
         mode: whether its functions block or suspend.
         truth: what the source says; shared with other processes where that is given.
+        tiers: how many it caches in.
         callers: for each way.
         changes: whether items are changed all the while.
         timeout: how long Redis may be silent, and anybody wait for it; where it is ``LENIENT``, Redis always answers,
@@ -111,16 +113,17 @@ class Shop:
         mode: Mode,
         *,
         truth: Truth | None = None,
+        tiers: int = 1,
         callers: int = EACH,
         changes: bool = True,
         timeout: float = TIMEOUT,
         **options: Any,
     ) -> None:
+        super().__init__(url, tiers, namespace="faults", timeout=timeout, **options)
         self.truth = truth if truth is not None else Truth()
         self.asked: Counter[tuple[Way, int]] = Counter()
         """How often the source was asked, by way and item."""
         self.seen = Judgement()
-        self.backend = RedisBackend(url, namespace="faults", timeout=timeout, **options)
         self.cache = Cache()
         self.app = FastAPI()
         self.cache.init_app(self.app, backend=self.backend)
@@ -142,7 +145,7 @@ class Shop:
         self.functions: dict[Way, Any] = self._blocking() if mode == "sync" else self._suspending()
 
     def _count_losses(self) -> None:
-        breaker = self.backend._link._breaker
+        breaker = self.redis._link._breaker
         lost = breaker.lost
 
         def counted(epoch: int) -> bool:
@@ -190,19 +193,9 @@ class Shop:
         return self.truth.version(item)
 
     @property
-    def away(self) -> bool:
-        """Whether Redis is taken to be away, and left alone."""
-        return self.backend._link._breaker.is_open
-
-    @property
     def turns(self) -> int:
         """How often Redis was found to be away or back: twice for each outage that is over."""
-        return self.backend._link._breaker.epoch
-
-    @property
-    def owes(self) -> bool:
-        """Whether there are invalidations that Redis was not told yet."""
-        return self.backend._link._invalidations.pending
+        return self.redis._link._breaker.epoch
 
     @property
     def trouble(self) -> int:

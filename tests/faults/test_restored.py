@@ -222,7 +222,7 @@ def test_an_outage_may_last_longer_than_invalidations_are_remembered(mode: Mode,
     """As a failover does, where Sentinels wait for long before they believe that a master is away."""
     passed = 0.0
     with ground.shop(mode, callers=0, changes=False) as shop:
-        invalidations = shop.backend._link._invalidations
+        invalidations = shop.redis._link._invalidations
         invalidations._clock = lambda: time.monotonic() + passed
         for way in WAYS:
             for item in CHANGING:

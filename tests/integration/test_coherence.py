@@ -273,8 +273,8 @@ def test_where_publishing_is_forbidden_too_tracking_does(server: RedisServer, ca
 def test_who_may_neither_publish_nor_track_has_each_copy_confirmed(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    served = Served(server.url, user=forbid(server, "deaf", "resetchannels", *NO_TRACKING))
-    with contextlib.closing(served.backend), contextlib.closing(served.raw):
+    user = forbid(server, "deaf", "resetchannels", *NO_TRACKING)
+    with contextlib.closing(Served(server.url, user=user)) as served:
         served.change(1, "old")
         for _ in range(3):
             assert served.item(1) == "old"

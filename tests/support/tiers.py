@@ -1,11 +1,12 @@
 """Two tiers for tests to attack: a backend whose channel goes a way of its own, and processes that have one each.
 
 A :class:`Worker` is such a process. It is given orders by lines of JSON, answers each with a line, and ends with its
-input.
+input. Whoever calls there is a thread, or a task of an event loop: that is its mode.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -13,12 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Coroutine, Iterator
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from anyio.from_thread import start_blocking_portal
 from fastapi import FastAPI
 
 from fast_cache import Cache, InMemoryBackend, LayeredBackend, RedisBackend
@@ -27,7 +29,10 @@ from fast_cache.backends.layered.store import LayeredStore
 from fast_cache.backends.redis.hearing import Hearing
 from fast_cache.entry import Entry
 from fast_cache.keys import address_of
+from fast_cache.ports import run_blocking
 from fast_cache.stats import Coherence
+from fast_cache.testing import Flavour
+from fast_cache.testing.contract import Mode
 from tests.support.redis_server import RedisServer
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -42,8 +47,10 @@ _BEGIN: Final = "import sys; from tests.support.tiers import main; main(sys.argv
 class TwoWays(RedisBackend):
     """A RedisBackend that hears of changes by way of another URL than it asks by."""
 
-    def __init__(self, url: str, channel_url: str, **options: Any) -> None:
+    def __init__(self, url: str, channel_url: str, channel_timeout: float | None = None, **options: Any) -> None:
         super().__init__(url, **options)
+        if channel_timeout is not None:
+            options["timeout"] = channel_timeout
         self.hears = RedisBackend(channel_url, **options)
 
     def engine_channel(self, listener: Listener, *, how: str | None, staleness: float) -> Channel:
@@ -62,6 +69,7 @@ def layered(
     url: str,
     channel_url: str | None = None,
     *,
+    channel_timeout: float | None = None,
     namespace: str = "tiers",
     timeout: float = 10.0,
     copy: bool = False,
@@ -72,7 +80,7 @@ def layered(
     if user is not None:
         url = url.replace("//", f"//{user}@")
     there: dict[str, Any] = {"namespace": namespace, "timeout": timeout}
-    far = RedisBackend(url, **there) if channel_url is None else TwoWays(url, channel_url, **there)
+    far = RedisBackend(url, **there) if channel_url is None else TwoWays(url, channel_url, channel_timeout, **there)
     return LayeredBackend(InMemoryBackend(copy=copy), far, **options)
 
 
@@ -120,7 +128,7 @@ class Worker:
 
     Args:
         url: of Redis.
-        **options: of :func:`layered`, as far as JSON knows them.
+        **options: of :class:`Served`, as far as JSON knows them.
     """
 
     def __init__(self, url: str, **options: Any) -> None:
@@ -176,25 +184,49 @@ class Worker:
 
 
 class Served:
-    """What such a process can be told to do.
+    """What such a process can be told to do; to be closed.
 
     ``item`` is a cached function with the tags ``item:{number}`` and ``all``. What it returns lies in Redis, under
-    ``truth:{number}``, at ``truth_url`` if that is given, and its runs are counted.
+    ``truth:{number}``, and its runs are counted.
+
+    Args:
+        url: of Redis.
+        expire: for how long items live.
+        truth_url: where what it returns lies, if not there.
+        mode: what ``item`` is, and how everything else is called: ``def``, by the thread that calls a method here, or
+            ``async def``, on an event loop of its own, while that thread waits.
+        **options: of :func:`layered`.
     """
 
-    def __init__(self, url: str, expire: float = 3600, *, truth_url: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, url: str, expire: float = 3600, *, truth_url: str | None = None, mode: Mode = "sync", **options: Any
+    ) -> None:
         self.backend = layered(url, **options)
         self.cache = Cache()
         self.cache.init_app(FastAPI(), backend=self.backend)
         self.runs = 0
         self._url = url if truth_url is None else truth_url
+        self._flavour = Flavour.of(mode)
 
-        @self.cache.cached(expire=expire, tags=("item:{number}", "all"))
-        def item(number: int) -> str:
+        async def item(number: int) -> str:
             self.runs += 1
-            return self.truth(number)
+            # As over a client of asyncio, others have their turn while a task loads.
+            return self.truth(number) if mode == "sync" else await asyncio.to_thread(self.truth, number)
 
-        self.cached: Any = item
+        self.cached: Any = self.cache.cached(expire=expire, tags=("item:{number}", "all"))(self._flavour.function(item))
+        self._loop = contextlib.ExitStack()
+        self._portal = self._loop.enter_context(start_blocking_portal()) if mode == "async" else None
+
+    def close(self) -> None:
+        self.by_hand("close")
+        self._loop.close()
+        if "raw" in vars(self):
+            self.raw.close()
+
+    def _do(self, step: Callable[..., Coroutine[Any, Any, Any]], *args: Any, **kwargs: Any) -> Any:
+        """Let the callers of this mode do something."""
+        do = partial(step, *args, **kwargs)
+        return run_blocking(do()) if self._portal is None else self._portal.call(do)
 
     @cached_property
     def raw(self) -> Any:
@@ -207,7 +239,7 @@ class Served:
         return "" if found is None else found.decode()
 
     def item(self, number: int) -> str:
-        returned: str = self.cached(number)
+        returned: str = self._do(self._flavour.call, self.cached, number)
         return returned
 
     def loads(self) -> int:
@@ -216,12 +248,13 @@ class Served:
     def change(self, number: int, value: str) -> float:
         """Let ``item`` be another value, and invalidate it: when that was completed, by the clock of all processes."""
         self.raw.set(f"truth:{number}", value)
-        self.cached.invalidate(number)
+        self.invalidate(number)
         return time.monotonic()
 
     def invalidate(self, number: int) -> bool:
-        confirmed: bool = self.cached.invalidate(number)
-        return confirmed
+        """Invalidate ``item``: whether that is confirmed, and something was there."""
+        removed: bool = self._do(self._flavour.call, self.cached.invalidate, number)
+        return removed
 
     def end_when_told(self) -> None:
         """Let this process end in the moment in which it knows that a change was made, and before it tells of it."""
@@ -236,14 +269,20 @@ class Served:
         self.raw.set(f"truth:{number}", value)
 
     def refresh(self, number: int) -> str:
-        refreshed: str = self.cached.refresh(number)
+        refreshed: str = self._do(self._flavour.call, self.cached.refresh, number)
         return refreshed
 
     def tag(self, *tags: str) -> None:
-        self.cache.invalidate_tags(*tags)
+        self._do(self._flavour.do, self.cache, "invalidate_tags", *tags)
 
     def by_hand(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self.backend, method)(*args, **kwargs)
+        return self._do(self._flavour.do, self.backend, method, *args, **kwargs)
+
+    def get(self, key: str) -> Any:
+        return self.by_hand("get", key)
+
+    def set(self, key: str, value: Any) -> None:
+        self.by_hand("set", key, value)
 
     def coherence(self) -> dict[str, Any]:
         return coherence(self.backend)._asdict()
@@ -257,7 +296,7 @@ class Served:
         last: dict[str, float] = {}
         until = time.monotonic() + seconds
         while (now := time.monotonic()) < until:
-            last[self.cached(number)] = now
+            last[self.item(number)] = now
         return last
 
     def threads(self) -> list[str]:
@@ -267,8 +306,7 @@ class Served:
 @contextlib.contextmanager
 def sure(url: str, **options: Any) -> Iterator[Served]:
     """This process, with two tiers whose copies are believed."""
-    served = Served(url, **options)
-    with contextlib.closing(served.backend), contextlib.closing(served.raw):
+    with contextlib.closing(Served(url, **options)) as served:
         until_sure(served)
         yield served
 
@@ -300,4 +338,4 @@ def main(options: str) -> None:
         except Exception as error:
             answer = {"error": repr(error)}
         print(json.dumps(answer), flush=True)
-    served.backend.close()
+    served.close()
