@@ -1,6 +1,6 @@
 """A hundred thousand schedules without a broken law, some more of two tiers; and proof that each law can be broken.
 
-``make simulate`` runs a million, or as many of two tiers with ``ARGS="--tiers 2"``. What a seed did is printed by
+``make simulate`` runs a million: half of them with one tier, half with two. What a seed did is printed by
 ``python -m tests.simulation SEED``.
 """
 
@@ -32,6 +32,7 @@ from fast_cache.entry import MISSING
 from fast_cache.freshness import Found, Verdict
 from fast_cache.serializers import unpack_head, unpack_stored, version_of
 from fast_cache.single_flight import Flight, Flights, Signal
+from tests.simulation import __main__ as program
 from tests.simulation.explore import Failure, attempt, attempted, explore, reduced
 from tests.simulation.plan import Plan, draw
 from tests.simulation.test_kept import KEPT, OF_TIERS, ORDERS
@@ -40,7 +41,7 @@ from tests.simulation.world import virtual
 ROOT = Path(__file__).resolve().parents[2]
 
 SCHEDULES = {1: 100_000, 2: 8_000}
-"""With one tier, and with two: those take three times as long, and their kept plans show more."""
+"""With one tier, and with two: those take four times as long each, and a third of the time of the others in all."""
 
 SOON = 20_000
 """Within so many schedules most of what is broken is noticed, and the rest within those that broke a law once."""
@@ -53,6 +54,28 @@ def test_no_schedule_breaks_a_law(tiers: int) -> None:
     command = [sys.executable, "-m", "tests.simulation", "--tiers", str(tiers), "--schedules", str(SCHEDULES[tiers])]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
+
+
+def test_both_are_run_unless_one_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*options: str) -> list[str]:
+        assert program.main([*options, "--schedules", "19", "--jobs", "1"]) == 0
+        return [line.partition(" in ")[0] for line in capsys.readouterr().out.splitlines()]
+
+    assert told() == ["10 schedules with one tier", "10 schedules with two tiers"]
+    assert told("--tiers", "1") == ["19 schedules with one tier"]
+    assert told("--tiers", "2") == ["19 schedules with two tiers"]
+
+
+def test_a_law_that_is_broken_with_two_tiers_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(LayeredStore, "_drop", _nothing)
+    monkeypatch.setattr(program, "reduced", lambda failure: failure)
+    assert program.main(["--schedules", "200", "--jobs", "1"]) == 1
+    one, two, *told = capsys.readouterr().out.splitlines()
+    assert one.startswith("100 schedules with one tier"), "where nothing is broken"
+    assert two.startswith("100 schedules with two tiers")
+    assert any("is broken by" in line and "schedules with two tiers: " in line for line in told)
 
 
 @pytest.mark.parametrize("tiers", SCHEDULES)
