@@ -91,13 +91,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=Path(os.environ.get("TRACES", TRACES)),
         help="the folder with the traces for hit_ratio (also: the environment variable TRACES)",
     )
+    parser.add_argument("--entries", type=int, metavar="N", help="how many clearing makes at most, for a smaller run")
     parser.add_argument("--write-readme", action="store_true", help=f"publish in README.md and {CHART}")
     chosen = parser.parse_args(arguments)
     unknown = [name for name in chosen.scenarios if name not in SCENARIOS]
     if unknown:
         parser.error(f"no such scenario: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
-    if chosen.write_readme and (chosen.quick or not APART.keys() >= set(chosen.scenarios)):
-        parser.error(f"--write-readme publishes a full run: leave out --quick, and the names but {', '.join(APART)}")
+    smaller = chosen.quick or chosen.entries is not None
+    if chosen.write_readme and (smaller or not APART.keys() >= set(chosen.scenarios)):
+        parser.error(
+            "--write-readme publishes a full run: leave out --quick and --entries, and the names but "
+            f"{', '.join(APART)}"
+        )
+    options = Options(quick=chosen.quick, traces=chosen.traces, entries=chosen.entries)
     if is_busy():
         print("This machine is busy with other things: figures will be too high, those of slow contenders most.\n")
     tables: list[Table] = []
@@ -105,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     skipped: list[str] = []
     for name in chosen.scenarios or SCENARIOS:
         try:
-            for table in SCENARIOS[name](Options(quick=chosen.quick, traces=chosen.traces)):
+            for table in SCENARIOS[name](options):
                 print(table.as_text(), flush=True)
                 (apart.setdefault(name, []) if name in APART else tables).append(table)
         except Skipped as reason:

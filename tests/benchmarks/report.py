@@ -21,10 +21,17 @@ class Skipped(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line decides."""
+    """What the command line decides.
+
+    Args:
+        quick: a short run.
+        traces: the folder with the traces.
+        entries: how many ``clearing`` makes at most.
+    """
 
     quick: bool
     traces: Path
+    entries: int | None = None
 
 
 @dataclass(frozen=True)

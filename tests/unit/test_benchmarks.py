@@ -13,12 +13,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from fast_cache import RedisBackend
 from tests.benchmarks import __main__ as program
-from tests.benchmarks import expiry, hit_ratio, survival
+from tests.benchmarks import clearing, expiry, hit_ratio, survival
 from tests.benchmarks.chart import draw
 from tests.benchmarks.harness import Contender, Effort, NotAHit, Spread, measure, running_order
 from tests.benchmarks.memory_hit import SHAPES
@@ -441,6 +443,7 @@ def test_what_is_only_printed_stays_out_of_the_readme(
         (["--write-readme", "--quick"], "publishes a full run"),
         (["--write-readme", "memory_hit"], "publishes a full run"),
         (["--write-readme", "survival", "--quick"], "publishes a full run"),
+        (["--write-readme", "clearing", "--entries", "1000"], "publishes a full run"),
     ],
 )
 def test_the_command_refuses_what_it_cannot_do(
@@ -467,6 +470,46 @@ def test_every_call_around_the_expiry_is_counted_and_so_is_every_load() -> None:
     assert len(taken) >= expiry.CALLERS
     assert taken == sorted(taken)
     assert [expiry.percentile(list(range(1000)), share) for share in (0.5, 0.99, 0.999, 1)] == [500, 990, 999, 999]
+
+
+@pytest.mark.parametrize(
+    ("options", "entries"),
+    [
+        ({"quick": False}, [1_000, 1_000_000, 10_000_000]),
+        ({"quick": True}, [1_000, 20_000]),
+        ({"quick": False, "entries": 200_000}, [1_000, 200_000]),
+        ({"quick": False, "entries": 1_000_000}, [1_000, 1_000_000]),
+        ({"quick": True, "entries": 300}, [300]),
+    ],
+)
+def test_there_are_no_more_entries_to_clear_than_are_allowed(
+    options: dict[str, Any], entries: list[int], tmp_path: Path
+) -> None:
+    assert clearing.sizes(Options(traces=tmp_path, **options)) == entries
+
+
+def test_every_way_to_clear_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clearing, "_BEFORE", 0.01)
+    monkeypatch.setattr(clearing, "_STEP_BY_STEP", 1000)
+    (table,) = clearing.run(Options(quick=True, traces=tmp_path, entries=3000))
+    at_once = [*clearing.AT_ONCE]
+    assert [row[:2] for row in table.rows] == [
+        *((way, "1,000") for way in [*at_once, clearing.STEP_BY_STEP]),
+        *((way, "3,000") for way in at_once),
+    ]
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    assert all(float(cell.removesuffix(" ms").replace(",", "")) > 0 for row in table.rows for cell in row[2:])
+
+
+def test_whoever_clears_nothing_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clearing, "_BEFORE", 0.01)
+    smallest = Options(quick=True, traces=tmp_path, entries=10)
+    monkeypatch.setattr(RedisBackend, "delete_match", lambda backend, prefix: 9)
+    with pytest.raises(clearing.NotCleared, match="9 of 10 entries were removed"):
+        next(clearing.run(smallest))
+    monkeypatch.setattr(RedisBackend, "clear", lambda backend: None)
+    with pytest.raises(clearing.NotCleared, match="what was cleared is served"):
+        next(clearing.run(smallest))
 
 
 def test_without_traces_the_replay_says_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
