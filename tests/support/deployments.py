@@ -14,7 +14,7 @@ from fast_cache.backends.redis.deployment import Target
 from fast_cache.backends.redis.driver import Address, discard
 from fast_cache.backends.redis.target import target_of
 from fast_cache.ports import ASYNCIO, BLOCKING, Port
-from fast_cache.testing import Blocking, Flavour
+from fast_cache.testing import Blocking, Flavour, Store
 from tests.support.redis_server import RedisServer
 
 NAMESPACE: Final = "shop"
@@ -73,6 +73,7 @@ async def use_everything(flavour: Flavour, options: dict[str, Any]) -> None:
     assert await store.has("k")
     assert await store.delete("k")
     assert await store.get("k", "absent") == "absent"
+    await _use_basic_calls(flavour, store)
     loads = []
 
     @store.cached(expire=60, tags=["all"])
@@ -97,6 +98,37 @@ async def use_everything(flavour: Flavour, options: dict[str, Any]) -> None:
     assert await flavour.call(load, 1) == 2
     assert loads == [1, 1, 1]
     assert store.backend.engine_store().health.failures == 0
+
+
+async def _use_basic_calls(flavour: Flavour, store: Store) -> None:
+    assert await store.ask("ping")
+    assert [await store.ask("incr", "n"), await store.ask("incr", "n", 5), await store.ask("decr", "n")] == [1, 6, 5]
+    assert await store.ask("add", "added", "first", 60)
+    assert not await store.ask("add", "added", "second", 60)
+    assert await store.get("added") == "first"
+    assert await store.ask("expire", "added", 600)
+    assert 60 < await store.ask("ttl", "added") <= 600
+    assert await store.ask("touch", "added", 60)
+    assert 0 < await store.ask("ttl", "added") <= 60
+    many = {f"m:{number}": number for number in range(10)}
+    await store.ask("set_many", many, 60)
+    assert await store.ask("get_many", [*many, "absent"]) == (*many.values(), None)
+    assert set(await store.keys("m:")) == set(many)
+    assert await store.ask("delete_many", "m:0", "m:1", "absent") == 2
+    assert await store.ask("delete_match", "m:") == 8
+    assert await store.keys("m:") == []
+    held, wanted = store.backend.lock("lock"), store.backend.lock("lock")
+
+    async def take() -> None:
+        await flavour.do(wanted, "acquire")
+
+    await flavour.do(held, "acquire")
+    token, waiting = held.token, flavour.start(flavour.function(take))
+    await flavour.do(held, "extend", 20)
+    assert await flavour.do(held, "release")
+    await waiting.result()
+    assert wanted.token > token
+    assert await flavour.do(wanted, "release")
 
 
 def make_target(url: str | None, *clients: Any, connect_timeout: float = 5.0, **options: Any) -> Target:
