@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -28,7 +29,7 @@ from tests.support.deployments import (
 )
 from tests.support.proxy import Proxy
 from tests.support.redis_sentinel import RedisSentinel, Sentinel
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.redis_server import RedisServer
 from tests.support.tls import Certificates, TLSServer, speaks_tls
 
 ODD = "p@ss/w:rd?#%,[ü"
@@ -123,15 +124,14 @@ async def test_sentinels_and_a_user_who_may_not_ask_for_the_role(
 @pytest.mark.skipif(not speaks_tls(), reason="needs a redis-server with TLS")
 @in_both_flavours
 async def test_sentinels_by_tls(flavour: Flavour, certificates: Certificates) -> None:
-    mine, theirs = free_port(), free_port()
-    by_tls = ("--tls-replication", "yes")
+    by_tls: Any = {"tls": partial(certificates.server_arguments, mutual=True)}
     with (
-        RedisServer(*certificates.server_arguments(mine, mutual=True), *by_tls),
-        Sentinel(*certificates.server_arguments(theirs, mutual=True), *by_tls) as sentinel,
+        RedisServer("--tls-replication", "yes", **by_tls) as server,
+        Sentinel("--tls-replication", "yes", **by_tls) as sentinel,
     ):
-        sentinel.command("SENTINEL", "MONITOR", "shop", "127.0.0.1", mine, 1)
+        sentinel.command("SENTINEL", "MONITOR", "shop", "127.0.0.1", server.tls_port, 1)
         query = certificates.query(client=True)
-        await use_everything(flavour, {"redis_url": f"rediss+sentinel://localhost:{theirs}/shop?{query}"})
+        await use_everything(flavour, {"redis_url": f"rediss+sentinel://localhost:{sentinel.tls_port}/shop?{query}"})
 
 
 @in_both_flavours

@@ -53,7 +53,6 @@ class RedisCluster:
         requirepass: str | None = None,
         certificates: Certificates | None = None,
     ) -> None:
-        self.tls_ports = [cluster_port() for _ in range(6)] if certificates is not None else []
         arguments = (
             *("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"),
             *("--cluster-node-timeout", str(round(node_timeout * 1000))),
@@ -62,14 +61,19 @@ class RedisCluster:
             *(("--masterauth", requirepass) if requirepass else ()),
             *arguments,
         )
-        by_tls: list[list[str]] = [[]] * 6
+        tls = None
         if certificates is not None:
-            by_tls = [certificates.server_arguments(port, mutual=True) for port in self.tls_ports]
+            tls = partial(certificates.server_arguments, mutual=True)
             arguments = (*arguments, "--tls-cluster", "yes", "--tls-replication", "yes")
         self.nodes: list[RedisServer] = [
-            RedisServer(*arguments, *more, requirepass=requirepass, choose_port=cluster_port) for more in by_tls
+            RedisServer(*arguments, requirepass=requirepass, choose_port=cluster_port, tls=tls) for _ in range(6)
         ]
         """Those at 0, 1 and 2 are the masters at the start, those at 3, 4 and 5 their replicas in the same order."""
+
+    @property
+    def tls_ports(self) -> list[int]:
+        """Where the nodes speak TLS, if they do."""
+        return [node.tls_port for node in self.nodes if node.tls_port]
 
     @property
     def masters(self) -> list[RedisServer]:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -92,6 +92,7 @@ class RedisServer:
         unix_socket: listen on a unix socket instead of a port.
         requirepass: the password of the default user; part of :attr:`url`.
         choose_port: returns a port that is probably free, where not any will do.
+        tls: returns what makes it speak TLS at a port, for its command line; that will be :attr:`tls_port`.
     """
 
     def __init__(
@@ -100,14 +101,18 @@ class RedisServer:
         unix_socket: bool = False,
         requirepass: str | None = None,
         choose_port: Callable[[], int] | None = None,
+        tls: Callable[[int], Sequence[str]] | None = None,
     ) -> None:
         self._arguments = arguments
         self._unix_socket = unix_socket
         self._password = requirepass
         self._choose_port = choose_port or free_port
+        self._tls = tls
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
+        self.tls_port = 0
+        """Where it speaks TLS, once it was started; the same after a restart."""
 
     @property
     def port(self) -> int:
@@ -160,6 +165,8 @@ class RedisServer:
             return
         for attempt in range(1, _ATTEMPTS + 1):
             self._port = self._choose_port()
+            if self._tls is not None:
+                self.tls_port = self._choose_port()
             try:
                 self._launch()
             except RedisServerFailed as failure:
@@ -278,6 +285,8 @@ class RedisServer:
             command += ["--unixsocket", str(self.socket_path)]
         if self._password:
             command += ["--requirepass", self._password]
+        if self._tls is not None:
+            command += self._tls(self.tls_port)
         return [*command, *self._arguments]
 
     def _await_answer(self) -> None:

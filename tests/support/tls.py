@@ -6,7 +6,7 @@ import contextlib
 import ssl
 import subprocess
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlencode
@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import trustme
 
 from tests.support.proxy import Proxy
-from tests.support.redis_server import RedisServer, find_redis_server, free_port
+from tests.support.redis_server import RedisServer, find_redis_server
 
 
 class Certificates:
@@ -84,9 +84,8 @@ class TLSServer:
     def start(cls, certificates: Certificates, *, mutual: bool = False) -> Iterator[Self]:
         """Its own TLS where the binary has it, else a proxy of ours in front. Its plain port is open too."""
         if speaks_tls():
-            port = free_port()
-            with RedisServer(*certificates.server_arguments(port, mutual=mutual)) as server:
-                yield cls(server, port)
+            with RedisServer(tls=partial(certificates.server_arguments, mutual=mutual)) as server:
+                yield cls(server, server.tls_port)
         else:
             with RedisServer() as server, Proxy(server.port, tls=certificates.server_context(mutual=mutual)) as proxy:
                 yield cls(server, proxy.port)
