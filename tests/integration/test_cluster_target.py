@@ -16,7 +16,7 @@ from fast_cache.backends.redis.slot_map import SlotMap, slot_of
 from fast_cache.backends.redis.target import target_of
 from fast_cache.ports import Port
 from fast_cache.testing import Flavour, in_both_flavours
-from tests.support.deployments import Provider, add_user, ask, make_target, port_of, port_reached
+from tests.support.deployments import Provider, add_user, ask, make_target, port_of, port_reached, use_everything
 from tests.support.proxy import Proxy
 from tests.support.redis_cluster import RedisCluster
 from tests.support.tls import Certificates, TLSServer, speaks_tls
@@ -198,3 +198,12 @@ async def test_the_nodes_of_a_cluster_are_reached_by_tls(
     assert {at for _, at in slots.addresses} == set(tls_cluster.tls_ports)
     for address in slots.masters:
         assert await ask(port, target, "ECHO", "x", address=address) == b"x"
+
+
+@pytest.mark.skipif(not speaks_tls(), reason="needs a redis-server with TLS")
+@in_both_flavours
+async def test_everything_works_in_a_cluster_by_tls(
+    flavour: Flavour, tls_cluster: RedisCluster, certificates: Certificates
+) -> None:
+    where = f"localhost:{tls_cluster.tls_ports[0]}?{certificates.query(client=True)}"
+    await use_everything(flavour, {"redis_url": f"rediss+cluster://{where}"})

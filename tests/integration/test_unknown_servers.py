@@ -15,7 +15,7 @@ import pytest
 from fast_cache import RedisBackend
 from fast_cache.backends.redis.layout import Layout
 from fast_cache.testing import Flavour, in_both_flavours
-from tests.support.deployments import NAMESPACE, WITHOUT_INFO, add_user
+from tests.support.deployments import NAMESPACE, WITHOUT_INFO, add_user, use_everything
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_server import RedisServer
 
@@ -38,13 +38,12 @@ class Place:
             add_user(server, "unknowing", "secret", *WITHOUT_INFO)
         self.masters = masters
         self._url = url
+        self.url = url.replace("://", "://unknowing:secret@")
         self._settled = settled
 
     def backend(self) -> Any:
         # Not about time-outs: machines that run tests are busy.
-        return RedisBackend(
-            self._url.replace("://", "://unknowing:secret@"), namespace=NAMESPACE, timeout=10, connect_timeout=10
-        )
+        return RedisBackend(self.url, namespace=NAMESPACE, timeout=10, connect_timeout=10)
 
     def others(self) -> Any:
         """A backend of another process, which knows the servers."""
@@ -93,6 +92,14 @@ def place(request: pytest.FixtureRequest) -> Place:
 def never_away(backend: Any) -> bool:
     """Whether no call failed, and the servers were never taken to be away."""
     return bool(backend.engine_store().health.failures == 0 and backend._link.epoch == 0)
+
+
+@in_both_flavours
+async def test_everything_works(flavour: Flavour, place: Place) -> None:
+    for _ in range(2):
+        await use_everything(flavour, {"redis_url": place.url})
+    place.close_connections()
+    await use_everything(flavour, {"redis_url": place.url})
 
 
 def test_threads_and_loops_are_served_over_every_new_connection(place: Place) -> None:
