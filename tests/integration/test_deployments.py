@@ -15,6 +15,7 @@ import redis.asyncio.sentinel
 import redis.sentinel
 
 from fast_cache import RedisBackend
+from fast_cache.errors import BackendError
 from fast_cache.ports import ASYNCIO
 from fast_cache.testing import Flavour, in_both_flavours, only_suspending
 from tests.support.deployments import (
@@ -28,6 +29,7 @@ from tests.support.deployments import (
     use_everything,
 )
 from tests.support.proxy import Proxy
+from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_sentinel import RedisSentinel, Sentinel
 from tests.support.redis_server import RedisServer
 from tests.support.tls import Certificates, TLSServer, speaks_tls
@@ -217,6 +219,33 @@ async def test_who_is_cancelled_while_connecting_leaves_no_connection(flavour: F
             return proxy.open == 0
 
         await flavour.until(closed, "the connection is closed")
+
+
+@pytest.mark.parametrize("deployment", ["one server", "a Cluster"])
+@in_both_flavours
+async def test_the_setting_that_is_to_blame_is_named_as_long_as_it_is_wrong(
+    flavour: Flavour, redis_url: str, redis_cluster: RedisCluster, deployment: str
+) -> None:
+    url = redis_url if deployment == "one server" else redis_cluster.url
+    backend = RedisBackend(url.replace("://", "://nobody:wrong@"), namespace=NAMESPACE, timeout=10)
+    store = flavour.use(backend)
+    probed: list[object] = []
+    meet = backend._link._meet
+
+    async def counted(port: Any) -> None:
+        probed.append(port)
+        await meet(port)
+
+    backend._link._meet = counted  # type: ignore[method-assign]
+    for rounds in (0, 0, 2):
+
+        async def asked_again(rounds: int = rounds) -> bool:
+            return len(probed) >= rounds
+
+        await flavour.until(asked_again, "it was asked again whether the server is back")
+        with pytest.raises(BackendError, match="redis_url: the server refuses the password") as raised:
+            await store.ask("incr", "n")
+        assert raised.value.setting == "redis_url"
 
 
 def _keyspace(server: RedisServer) -> dict[str, Any]:

@@ -219,6 +219,8 @@ class ClusterLink(Link):
         try:
             return await port.do(self._result, self._awaited, read)
         except (TimeoutError, BackendUnavailable) as error:
+            if isinstance(error, BackendUnavailable):
+                self._blame(error)
             self.lost(epoch)
             raise unavailable(error) from error
 

@@ -103,6 +103,8 @@ class Link:
         self._refusal: Reply = None
         """How it refused one."""
         self._postponed: deque[tuple[Command, float]] = deque(maxlen=_POSTPONED)
+        self._blamed: BackendUnavailable | None = None
+        """Why the server can't be used, where a setting is to blame."""
         self.closing = object()
         """Another one each time it is closed."""
         self.channel: Callable[[], Hearing | None] = _nobody
@@ -323,7 +325,7 @@ class Link:
         """See to it that the server may be asked."""
         if self._breaker.is_open:
             self._prober.awake()
-            raise unavailable()
+            raise unavailable(self._blamed)
         if self._invalidations.pending:
             epoch = self._breaker.epoch
             try:
@@ -348,7 +350,11 @@ class Link:
 
     async def _open(self, port: Port, where: Where = None) -> Connected:
         """Make a connection for a lane, and tell the server what it has to know before anything else."""
-        connection = await self._target.connect(port, where)
+        try:
+            connection = await self._target.connect(port, where)
+        except BackendUnavailable as error:
+            self._blame(error)
+            raise
         try:
             clock, doubtful = await self._recognise(port, connection, where)
             if doubtful:
@@ -481,8 +487,18 @@ class Link:
 
     async def _probe(self, port: Port) -> None:
         """Find out whether the server is back, and tell it what it is owed."""
-        await self._meet(port)
+        try:
+            await self._meet(port)
+        except BackendUnavailable as error:
+            self._blame(error)
+            raise
+        self._blamed = None
         self._invalidations.back()
+
+    def _blame(self, error: BackendUnavailable) -> None:
+        """Let those who find the server away know why, if a setting is to blame."""
+        # Not the error itself, which would keep all that its traceback refers to.
+        self._blamed = BackendUnavailable(str(error), setting=error.setting) if error.setting else None
 
     async def _meet(self, port: Port) -> None:
         """Tell the server what it is owed, if it is there, and what was postponed."""
