@@ -28,6 +28,7 @@ from tests.support.tiers import (
     WITHIN,
     Served,
     Worker,
+    all_told,
     coherence,
     copy_of,
     forbid,
@@ -106,6 +107,52 @@ def test_every_change_is_heard_by_another_process(server: RedisServer, how: str,
                 assert there("by_hand", "delete", key)
         wait_for(lambda: not here.held(1), "the copy is dropped")
         assert here.item(1) == "new"
+
+
+@both_ways
+@pytest.mark.parametrize("change", ["invalidate_all", "soft tag", "late tag", "namespace", "template", "beginning"])
+def test_every_change_of_functions_is_heard_by_another_process(server: RedisServer, how: str, change: str) -> None:
+    with sure(server.url, coherence=how) as here, Worker(server.url, coherence=how) as there:
+        of, call = ("item", here.item) if change in ("invalidate_all", "soft tag") else ("named", here.named)
+        here.change(1, "old")
+        wait_for(all_told(here.backend), "it has heard of what it did itself")
+        wait_for(lambda: call(1) == "old" and here.held(1, of), "it holds a copy")
+        here.raw.set("truth:1", "new")
+        match change:
+            case "invalidate_all":
+                there("invalidate_all")
+            case "soft tag":
+                there("tag", "all", soft=True)
+            case "late tag":
+                there("tag", "late")
+            case "namespace":
+                there("clear", "own")
+            case "template":
+                there("template", "named:{number}", number=1)
+            case "beginning":
+                there("template", "named:*")
+        wait_for(lambda: call(1) == "new", "the copy is dropped, and what has become stale was served once at most")
+        assert coherence(here.backend).losses == 0
+
+
+@both_ways
+def test_a_process_listens_over_one_connection(server: RedisServer, how: str) -> None:
+    """However many threads and event loops it has."""
+    with Worker(server.url, coherence=how) as there, contextlib.closing(server.client()) as admin:
+
+        def listening() -> int:
+            flag = "t" if how == "tracking" else "P"
+            return sum(flag in client["flags"] for client in admin.client_list())
+
+        wait_for(lambda: not listening(), "those of other tests are gone")
+        there.until_sure()
+        before = len(admin.client_list())
+        there("be_busy", 4, 3)
+        try:
+            assert len(admin.client_list()) >= before + 3, "each loop has a connection of its own"
+            assert listening() == 1
+        finally:
+            there("rest")
 
 
 @both_ways
@@ -291,10 +338,8 @@ def test_who_may_neither_publish_nor_track_has_each_copy_confirmed(
 # What happens to the connection, and to the server.
 
 
-@pytest.mark.parametrize(
-    ("how", "fault"),  # of what nobody publishes nobody is told who does not track
-    [("tracking", "flushed"), *itertools.product(["tracking", "pubsub"], ["killed", "restarted"])],
-)
+@both_ways
+@pytest.mark.parametrize("fault", ["flushed", "killed", "restarted"])
 def test_what_may_have_changed_unheard_is_not_served(own_redis: RedisServer, how: str, fault: str) -> None:
     server = own_redis
     with sure(server.url, coherence=how) as here:

@@ -21,6 +21,7 @@ from fast_cache.errors import ConfigurationError, InvalidTypeError
 from fast_cache.serializers import name_digest
 from fast_cache.testing import Flavour, Store, Suspending, in_both_flavours
 from tests.support.redis_server import RedisServer
+from tests.support.stores import backend_of
 
 LONG = 60
 SOON = 0.05
@@ -414,11 +415,13 @@ async def test_late_tags_are_stored_while_others_are_invalidated(
     assert pages.runs == [1]
 
 
+@pytest.mark.parametrize("kind", ["redis", "layered", "SQLiteBackend"])
 @in_both_flavours
 async def test_a_deploy_that_adds_a_tag_reaches_what_was_stored_before(
-    flavour: Flavour, two: tuple[RedisBackend, RedisBackend]
+    flavour: Flavour, redis_url: str, tmp_path: Path, kind: str
 ) -> None:
-    old, new = Pages(flavour.use(two[0]), tags=None), Pages(flavour.use(two[1]), tags="new")
+    before, after = (flavour.use(backend_of(kind, "two", redis_url, tmp_path)) for _ in range(2))
+    old, new = Pages(before, tags=None), Pages(after, tags="new")
     await flavour.call(old.page, 1)
     await flavour.call(new.page, 1)
     assert new.runs == [1], "what lacks the tag is not served"

@@ -352,7 +352,11 @@ async def _kept_on_return(self: LayeredStore, step: Awaitable[Any]) -> Any:
 def _trusting(init: Callable[..., None]) -> Callable[..., None]:
     def begin(self: Pulse, *args: Any) -> None:
         init(self, *args)
-        self._trusted = self._given_up = 1e9
+        self._given_up = 1e9
+        self.__class__ = Trusting
+
+    class Trusting(Pulse):
+        heard = property(lambda self: 1e9, lambda self, at: None)
 
     return begin
 

@@ -186,7 +186,8 @@ class Worker:
 class Served:
     """What such a process can be told to do; to be closed.
 
-    ``item`` is a cached function with the tags ``item:{number}`` and ``all``. What it returns lies in Redis, under
+    ``item`` is a cached function with the tags ``item:{number}`` and ``all``, and ``named`` one of the namespace
+    ``own`` with a key template and the tag ``late``, which it adds while it runs. What they return lies in Redis, under
     ``truth:{number}``, and its runs are counted.
 
     Args:
@@ -213,7 +214,15 @@ class Served:
             # As over a client of asyncio, others have their turn while a task loads.
             return self.truth(number) if mode == "sync" else await asyncio.to_thread(self.truth, number)
 
+        async def named(number: int) -> str:
+            self.cache.current.tags.add("late")
+            return self.truth(number)
+
         self.cached: Any = self.cache.cached(expire=expire, tags=("item:{number}", "all"))(self._flavour.function(item))
+        keyed = self.cache.cached(expire=expire, key="named:{number}", namespace="own")
+        self._functions: dict[str, Any] = {"item": self.cached, "named": keyed(self._flavour.function(named))}
+        self._stop = threading.Event()
+        self._busy: list[threading.Thread] = []
         self._loop = contextlib.ExitStack()
         self._portal = self._loop.enter_context(start_blocking_portal()) if mode == "async" else None
 
@@ -272,8 +281,8 @@ class Served:
         refreshed: str = self._do(self._flavour.call, self.cached.refresh, number)
         return refreshed
 
-    def tag(self, *tags: str) -> None:
-        self._do(self._flavour.do, self.cache, "invalidate_tags", *tags)
+    def tag(self, *tags: str, soft: bool = False) -> None:
+        self._do(self._flavour.do, self.cache, "invalidate_tags", *tags, soft=soft)
 
     def by_hand(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return self._do(self._flavour.do, self.backend, method, *args, **kwargs)
@@ -287,9 +296,49 @@ class Served:
     def coherence(self) -> dict[str, Any]:
         return coherence(self.backend)._asdict()
 
-    def held(self, number: int) -> bool:
-        """Whether there is a copy of an item."""
-        return copy_of(self.backend, self.cached.key(number)) is not None
+    def held(self, number: int, of: str = "item") -> bool:
+        """Whether there is a copy of what a function returned."""
+        return copy_of(self.backend, self._functions[of].key(number)) is not None
+
+    def named(self, number: int) -> str:
+        returned: str = self._functions["named"](number)
+        return returned
+
+    def invalidate_all(self) -> None:
+        self.cached.invalidate_all()
+
+    def clear(self, namespace: str | None) -> None:
+        self.cache.clear(namespace)
+
+    def template(self, template: str, **values: Any) -> None:
+        self.cache.invalidate(template, **values)
+
+    def be_busy(self, threads: int, loops: int) -> None:
+        """Let so many threads, and loops on threads of their own, use the cache; returns when all have, and go on."""
+        ready = threading.Barrier(threads + loops + 1, timeout=WITHIN)
+
+        def blocking(number: int) -> None:
+            self.item(number)
+            ready.wait()
+            self._stop.wait()
+
+        async def suspending(number: int) -> None:
+            await self.backend.aset(f"by loop {number}", number)
+            await self.backend.aget(f"by loop {number}")
+            await asyncio.to_thread(blocking, number)
+
+        self._busy = [threading.Thread(target=blocking, args=(number,)) for number in range(threads)]
+        self._busy += [
+            threading.Thread(target=lambda number=number: asyncio.run(suspending(number))) for number in range(loops)
+        ]
+        for thread in self._busy:
+            thread.start()
+        ready.wait()
+
+    def rest(self) -> None:
+        self._stop.set()
+        for thread in self._busy:
+            thread.join()
 
     def watch(self, seconds: float, number: int = 0) -> dict[str, float]:
         """Ask for an item all the time: of each value that was served, when a call for it began last."""

@@ -26,9 +26,9 @@ from fast_cache.backends.redis.aside import aside
 from fast_cache.backends.redis.batch import has_error
 from fast_cache.backends.redis.driver import refused
 from fast_cache.backends.redis.fleet import Where
-from fast_cache.backends.redis.layout import Layout
+from fast_cache.backends.redis.layout import Layout, new_token
 from fast_cache.backends.redis.link import AWAY, Leaving, Link
-from fast_cache.backends.redis.resp import Command, Parser, ProtocolError, Reply, pack
+from fast_cache.backends.redis.resp import Command, Parser, ProtocolError, Renewed, Reply, pack
 from fast_cache.errors import BackendError
 from fast_cache.once import warn_once
 from fast_cache.ports import BLOCKING, Port, run_blocking
@@ -57,11 +57,16 @@ class Refused(Exception):
     """The server does not let us hear in this way."""
 
 
+def interval(staleness: float) -> float:
+    """Seconds between two questions, where copies may be stale for so many."""
+    return min(staleness / 4, _MOST_OFTEN)
+
+
 class Pulse:
     """When to ask whether all was heard, and when silence has lasted too long. Times are those of one clock."""
 
     def __init__(self, staleness: float, now: float) -> None:
-        self._interval = min(staleness / 4, _MOST_OFTEN)
+        self._interval = interval(staleness)
         self._trusted = staleness * _CAUTION
         self._given_up = max(staleness, _SHORTEST_WAIT)
         self._asked: float | None = None
@@ -315,6 +320,10 @@ class _Round:
         self.bell: SimpleQueue[None] = SimpleQueue()
         self.ears: dict[Where, Ear] = {}
         self.topology = 0
+        self.generation: Reply = None
+        """The one that there was last."""
+        self.looking: Future[Reply] | None = None
+        self.looks_at = 0.0
 
 
 class Hearing(Channel):
@@ -341,6 +350,8 @@ class Hearing(Channel):
         self._owes = False
         """Whether there is something that could not be published."""
         self._telling: Future[None] | None = None
+        self.is_of_store = False
+        """Whether what is copied lies where this listens."""
         self.pause = _FIRST_PAUSE
         self._lock = threading.Lock()
         self._round: _Round | None = None
@@ -450,6 +461,10 @@ class Hearing(Channel):
         try:
             places = await self._link.servers(port, anew=True)
             mine.topology = self._link.topology
+            if self._looks:  # before anything is believed
+                with mine.leaving:
+                    generation = self._layout.read_generation(Renewed(new_token))
+                    *_, mine.generation = await self._link.exchange(port, generation)
             for where in places:
                 line = self._line(await self._link.connect(port, where))
                 ear = mine.ears[where] = Ear(line, self._ways[0], self._staleness)
@@ -493,6 +508,7 @@ class Hearing(Channel):
             listener.lost()
             return None
         self._told(mine, listener)
+        self._look(mine, listener, now)
         return min(ear.pulse.wait(now) for ear in mine.ears.values())
 
     def rest(self) -> float:
@@ -521,6 +537,32 @@ class Hearing(Channel):
                 run_blocking(self.tell(BLOCKING, ALL_NEWS))
 
         self._telling = aside(tell, "news")
+
+    @property
+    def _looks(self) -> bool:
+        return self.is_of_store and isinstance(self._ways[0], Subscription) and self._link.recognises()
+
+    def _look(self, mine: _Round, listener: Listener, now: float) -> None:
+        """See whether everything is still there: of what is flushed nobody tells those who do not track.
+
+        Over another connection, because one that subscribes may ask nothing, and aside: whatever it takes, what is told
+        is heard meanwhile.
+        """
+        if mine.looking is not None and mine.looking.done():
+            looking, mine.looking = mine.looking, None
+            generation = mine.generation if looking.exception() is not None else looking.result()
+            if generation != mine.generation and not isinstance(generation, Exception):
+                mine.generation = generation
+                listener.learn(ALL_NEWS)
+        if mine.looking is None and now >= mine.looks_at and self._looks:
+            mine.looks_at = now + interval(self._staleness)
+            link, packet, leaving = self._link, self._layout.generation(), mine.leaving
+
+            def look() -> Reply:
+                with leaving:
+                    return run_blocking(_only_reply(link, packet))
+
+            mine.looking = aside(look, "news")
 
     def _look_round(self, mine: _Round) -> None:
         """See whether there are servers to which nobody listens.
@@ -558,6 +600,11 @@ def _is_silent(mine: _Round) -> bool:
     """Whether one of them has said nothing for as long as may be."""
     now = monotonic()
     return any(ear.pulse.is_silent(now) for ear in mine.ears.values())
+
+
+async def _only_reply(link: Link, packet: Sequence[Command]) -> Reply:
+    (reply,) = await link.exchange(BLOCKING, packet)
+    return reply
 
 
 def _hang_up(mine: _Round) -> None:

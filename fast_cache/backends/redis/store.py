@@ -372,10 +372,13 @@ class RedisStore(Store):
         return 0 < count <= len(listed) and set(digests).isdisjoint(listed[-count:])
 
     def tells_along(self, channel: Channel) -> bool:
-        if isinstance(channel, Hearing) and channel.link is self._link and self._link.channel() is None:
-            self._link.channel = ref(channel)
-            return True
-        return False
+        if not isinstance(channel, Hearing) or channel.link is not self._link:
+            return False
+        channel.is_of_store = True
+        if self._link.channel() is not None:  # one is enough, and the other tells by itself
+            return False
+        self._link.channel = ref(channel)
+        return True
 
     async def changed(
         self, port: Port, parts: Sequence[tuple[Sequence[Command], News]], *, dated: bool = False
