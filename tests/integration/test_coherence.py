@@ -112,7 +112,7 @@ def test_every_change_is_heard_by_another_process(server: RedisServer, how: str,
 @both_ways
 @pytest.mark.parametrize("change", ["invalidate_all", "soft tag", "late tag", "namespace", "template", "beginning"])
 def test_every_change_of_functions_is_heard_by_another_process(server: RedisServer, how: str, change: str) -> None:
-    with sure(server.url, coherence=how) as here, Worker(server.url, coherence=how) as there:
+    with sure(server.url, coherence=how, max_staleness=1) as here, Worker(server.url, coherence=how) as there:
         of, call = ("item", here.item) if change in ("invalidate_all", "soft tag") else ("named", here.named)
         here.change(1, "old")
         wait_for(all_told(here.backend), "it has heard of what it did itself")
