@@ -301,17 +301,17 @@ class Served:
         return copy_of(self.backend, self._functions[of].key(number)) is not None
 
     def named(self, number: int) -> str:
-        returned: str = self._functions["named"](number)
+        returned: str = self._do(self._flavour.call, self._functions["named"], number)
         return returned
 
     def invalidate_all(self) -> None:
-        self.cached.invalidate_all()
+        self._do(self._flavour.call, self.cached.invalidate_all)
 
     def clear(self, namespace: str | None) -> None:
-        self.cache.clear(namespace)
+        self._do(self._flavour.do, self.cache, "clear", namespace)
 
     def template(self, template: str, **values: Any) -> None:
-        self.cache.invalidate(template, **values)
+        self._do(self._flavour.do, self.cache, "invalidate", template, **values)
 
     def be_busy(self, threads: int, loops: int) -> None:
         """Let so many threads, and loops on threads of their own, use the cache; returns when all have, and go on."""
