@@ -60,13 +60,12 @@ class Case:
 QUICK: Final = Case("cut off for 3 s")
 KILLED: Final = Case("cut off for 3 s, and a process dies with it", killed=True)
 WAITS: Final = Case("cut off for 3 s, `wait_for_replicas=1`, and a process dies with it", killed=True, waits=1)
-CLUSTER: Final = Case("cut off for 3 s, in a Cluster", cluster=True)
 LONG: Final = Case("cut off for 35 s", cut=35.0)
 
 CASES: Final = [
     Case("not cut off", cut=None),
     QUICK,
-    CLUSTER,
+    Case("cut off for 3 s, in a Cluster", cluster=True),
     LONG,
     Case("cut off for 35 s, `wait_for_replicas=1`", cut=35.0, waits=1),
     KILLED,

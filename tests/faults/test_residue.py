@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.residue import CLUSTER, KILLED, QUICK, WAITS, Case, Residue, measured, table
+from tests.faults.residue import KILLED, QUICK, WAITS, Case, Residue, measured, table
 
 
 def found_in(case: Case) -> Residue:
@@ -15,9 +15,8 @@ def found_in(case: Case) -> Residue:
     return residue
 
 
-@pytest.mark.parametrize("case", [QUICK, CLUSTER], ids=["behind Sentinels", "in a Cluster"])
-def test_what_was_lost_with_a_master_is_told_again_by_those_who_live(case: Case) -> None:
-    residue = found_in(case)
+def test_what_was_lost_with_a_master_is_told_again_by_those_who_live() -> None:
+    residue = found_in(QUICK)
     assert residue.lost > len(residue.revived) > 0
     assert residue.left == set()
 
