@@ -20,7 +20,7 @@ import threading
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol
 
 from fast_cache.backends.keyspace import check_key, check_keys, check_prefix, check_values
 from fast_cache.durations import optional_seconds, seconds
@@ -88,13 +88,9 @@ class Request:
     in something that all copies share: as the ``inner`` one of the transaction around it, or of this.
     """
 
-    __slots__ = ("inner", "parent")
-
-    is_open: Final = False
-
-    def __init__(self, parent: Pending | None) -> None:
-        self.parent = parent
-        self.inner: Pending | None = None
+    is_open: ClassVar[bool] = False
+    parent: Pending | None = None
+    inner: Pending | None = None
 
 
 class Pending:
@@ -209,7 +205,10 @@ def enter_request() -> None:
 
     It need not say when that is done: in a context that is used for more, this is of no effect.
     """
-    _current.set(Request(current()))
+    request = Request()
+    if _current.get() is not None:
+        request.parent = current()
+    _current.set(request)
 
 
 def enter(*, leaves_context: bool = False) -> Pending:
