@@ -475,6 +475,8 @@ def test_namespaces_of_any_name_are_apart(server: RedisServer, how: str) -> None
             stack.enter_context(contextlib.closing(backend))
             backend.set("k", 1)
             wait_for(lambda b=backend: b.get("k") and coherence(b).sure, "changes are heard of")
+        for told_all in [all_told(backend) for backend in backends.values()]:
+            wait_for(told_all, "they have heard of what they did themselves")
         for name, backend in backends.items():
             for other in backends.values():
                 wait_for(lambda o=other: o.get("k") == 1 and "k" in store_of(o).by_hand.table, "there is a copy")
@@ -517,6 +519,7 @@ def test_keys_of_any_name_are_heard_exactly(server: RedisServer, how: str) -> No
     ):
         backend.set_many(dict.fromkeys(KEYS, 1))
         wait_for(lambda: backend.get("a") and coherence(backend).sure, "changes are heard of")
+        wait_for(all_told(backend), "it has heard of what it did itself")
         shelf = store_of(backend)._hand
         for key in KEYS:
             wait_for(lambda: all(backend.get(k) for k in KEYS) and len(shelf.table) == len(KEYS), "each has a copy")
@@ -538,6 +541,7 @@ def test_a_prefix_of_any_name_ends_what_begins_so(server: RedisServer, how: str)
         for prefix in ("*", "[a", "{"):
             backend.set_many(dict.fromkeys(keys, 1))
             wait_for(lambda: backend.get("a*") and coherence(backend).sure, "changes are heard of")
+            wait_for(all_told(backend), "it has heard of what it did itself")
             shelf = store_of(backend)._hand
             wait_for(lambda s=shelf: all(backend.get(k) for k in keys) and len(s.table) == len(keys), "copies")
             ended = {key for key in keys if key.startswith(prefix)}
