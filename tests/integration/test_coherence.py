@@ -675,4 +675,5 @@ def test_who_is_interrupted_hears_nothing_that_is_not_decrypted(tls_line: Line) 
         assert selector.select(WITHIN)
     tls_line.interrupt()
     assert tls_line.take() == b"$100\r\n" + b"x" * 100 + b"\r\n"
-    assert tls_line.take() == b""
+    with contextlib.suppress(ConnectionResetError):  # the server may have noticed already
+        assert tls_line.take() == b""
