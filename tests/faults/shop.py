@@ -64,10 +64,9 @@ LENIENT: Final = 20.0
 BACK: Final = 1.0
 """Seconds from the return of Redis to normal service, at most."""
 
-SLACK: Final = 2.5
-"""Seconds by which a busy machine may delay anything. With five processes that want each processor, 0.3 were seen; a
-request that hangs, or a server that is probed every five seconds, takes longer.
-"""
+SLACK: Final = 12.0
+"""Seconds more for a machine on which tests compete for processors: what hangs takes longer, and how long it takes on a
+quiet one is for ``make bench ARGS=faults`` to say."""
 
 _OTHERS: Final = 4
 """Who asks Redis beside the callers: who changes items, the test, the watch, and who reclaims."""
