@@ -8,6 +8,7 @@ application's own routes is not guessed at.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
@@ -17,7 +18,8 @@ from typing import Any, Final
 from fastapi import routing
 from fastapi.dependencies.models import Dependant
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute, Host, Mount
+from starlette.routing import BaseRoute, Host, Mount, Router
+from starlette.staticfiles import StaticFiles
 
 from fast_cache.serializers import schema_digest
 
@@ -121,6 +123,39 @@ def paths_to(app: Any, wanted: Callable[[Any], bool]) -> dict[str | None, re.Pat
 
 def _any_of(patterns: list[str]) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{pattern})" for pattern in patterns) or "(?!)")
+
+
+def steps_generators(app: Any) -> bool:
+    """Whether a request may need a generator that is written ``def``, as far as can be told: of a dependency, or of a
+    stream. Each of its steps is taken on a thread.
+    """
+    for original, effective, _ in _contexts(getattr(app, "routes", ()), set()):
+        if isinstance(original, (Mount, Host)) and not isinstance(original.app, (Router, StaticFiles, Starlette)):
+            return True
+        if _makes_generator(getattr(effective, "endpoint", None)):
+            return True
+        if _uses(getattr(effective, "dependant", None), _is_generator):
+            return True
+    return False
+
+
+def _is_generator(call: Any) -> bool:
+    kinds = (call, inspect.unwrap(call), getattr(call, "__call__", None))  # noqa: B004 -- an object, maybe
+    return any(map(inspect.isgeneratorfunction, kinds))
+
+
+def _makes_generator(endpoint: Any) -> bool:
+    """Whether there is one in the code of an endpoint, or among what that names."""
+    function = inspect.unwrap(endpoint) if callable(endpoint) else endpoint
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return endpoint is not None and not inspect.isclass(endpoint)
+    inner = (one for one in code.co_consts if inspect.iscode(one))
+    if any(one.co_flags & inspect.CO_GENERATOR and one.co_name != "<genexpr>" for one in inner):
+        return True
+    named = [function.__globals__.get(name) for name in code.co_names]
+    named += [cell.cell_contents for cell in function.__closure__ or ()]
+    return any(map(inspect.isgeneratorfunction, named))
 
 
 def _uses(dependant: Any, wanted: Callable[[Any], bool]) -> bool:

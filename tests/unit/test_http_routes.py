@@ -1,7 +1,8 @@
 """The effective route of a request, wherever its parts are declared."""
 
+import functools
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from starlette.routing import Host
 from starlette.testclient import TestClient
 
 from fast_cache.http.identity import Verdict, verdict
+from fast_cache.http.routes import steps_generators
 from tests.support.watched import BEARER, COVERED, Endpoint, Watched, limit_rate, reason, require_tenant, require_user
 
 
@@ -254,3 +256,62 @@ def test_included_routes_that_cannot_be_listed_are_not_cacheable(
     app.get("/direct")(watched(lambda: "read"))
     assert "can't be determined" in reason(watched.of(app, "/included", headers=BEARER))
     assert watched.of(app, "/direct") == COVERED
+
+
+def parts() -> Iterator[str]:
+    yield "part"
+
+
+async def asynchronous_parts() -> AsyncIterator[str]:
+    yield "part"
+
+
+class Parts:
+    def __call__(self) -> Iterator[str]:
+        yield "part"
+
+
+def none() -> int:
+    return sum(number for number in range(3))
+
+
+def streaming() -> Any:
+    return parts()
+
+
+def streaming_its_own() -> Any:
+    def own() -> Iterator[str]:
+        yield "part"
+
+    return own()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "dependency", "steps"),
+    [
+        (none, None, False),
+        (none, none, False),
+        (none, asynchronous_parts, False),
+        (none, parts, True),
+        (none, Parts(), True),
+        (none, functools.partial(parts), True),
+        (streaming, None, True),
+        (streaming_its_own, None, True),
+    ],
+)
+@pytest.mark.parametrize("mounted", [False, True])
+def test_it_is_told_whether_threads_may_take_the_steps_of_a_generator(
+    endpoint: Any, dependency: Any, steps: bool, mounted: bool
+) -> None:
+    app, outer = FastAPI(), FastAPI()
+    app.get("/", dependencies=[] if dependency is None else [Depends(dependency)])(endpoint)
+    outer.mount("/mounted", app)
+    assert steps_generators(outer if mounted else app) == steps
+
+
+def test_what_is_mounted_and_unknown_may_step_generators() -> None:
+    async def unknown(scope: Any, receive: Any, send: Any) -> None: ...
+
+    app = FastAPI()
+    app.mount("/unknown", unknown)
+    assert steps_generators(app)
