@@ -305,8 +305,8 @@ def _fetching(*, registered: bool) -> Callable[[Any], Callable[..., Awaitable[An
     return replacement
 
 
-async def _dropped_before(self: LayeredStore, port: Any, news: Any, step: Any, *, decided: bool = False) -> Any:
-    return await step
+async def _dropped_before(self: LayeredStore, port: Any, news: Any, step: Any, *, decided: bool = False) -> tuple[Any, bool]:
+    return await step, True
 
 
 def _not_dropping(attached: Callable[..., None]) -> Callable[..., None]:
