@@ -305,7 +305,9 @@ def _fetching(*, registered: bool) -> Callable[[Any], Callable[..., Awaitable[An
     return replacement
 
 
-async def _dropped_before(self: LayeredStore, port: Any, news: Any, step: Any, *, decided: bool = False) -> tuple[Any, bool]:
+async def _dropped_before(
+    self: LayeredStore, port: Any, news: Any, step: Any, *, decided: bool = False
+) -> tuple[Any, bool]:
     return await step, True
 
 
